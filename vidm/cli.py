@@ -146,9 +146,9 @@ def sample(
 ):
     """Generate videos: Algorithm 2, each video from its own seed."""
     from vidm import config
-    from vidm.sampling import rollout
+    from vidm.sampling import run
 
-    rollout.sample(config.load(params), experiment, content, motion, out)
+    run.sample(config.load(params), experiment, content, motion, out)
 
 
 @app.command(epilog="Example: vidm fvd real/ fake/ --protocol styleganv --json fvd.json")

@@ -6,29 +6,29 @@ presets it names, in order, and its own keys; the last one wins. What comes out 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vidm.errors import InputError
+from vidm import faults
+from vidm.faults import ConfigError
 
 NAME = r"^[a-z0-9-]+$"
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class ConfigError(InputError):
-    """A fault in params.yaml, as one line: key, value, nearest valid one."""
+Name = Annotated[str, Field(pattern=NAME)]
+# pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
+CLOSED = Field(json_schema_extra={"additionalProperties": False})
 
 
 class Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Procedural(Facts):
@@ -57,43 +57,50 @@ class Dataset(Facts):
     procedural: Procedural | None = None
 
     @model_validator(mode="after")
-    def _stays_inside(self) -> Dataset:
+    def _fits(self) -> Dataset:
         raw = Path(self.raw)
         if raw.is_absolute() or ".." in raw.parts:
             raise ValueError(
-                f"raw = '{self.raw}' must be a path below the project; nearest: 'data/raw/{raw.name}'"
+                f"raw: '{self.raw}' is not a path below the project; nearest: 'data/raw/{raw.name}'"
+            )
+        if self.max_frames and self.max_frames < self.min_frames:
+            raise ValueError(
+                f"max_frames: {self.max_frames} is less than min_frames; nearest: {self.min_frames}"
+            )
+        least = (self.min_frames - 1) * self.stride + 1
+        if self.procedural and self.procedural.frames < least:
+            raise ValueError(
+                f"procedural.frames: {self.procedural.frames} at stride {self.stride} is less than "
+                f"min_frames = {self.min_frames}; nearest: {least}"
             )
         return self
-
-
-def _descending_sizes(multipliers: tuple[int, ...]) -> tuple[int, ...]:
-    if not multipliers or min(multipliers) < 1:
-        raise ValueError("needs at least one level, each of 1 or more; nearest: [1, 2, 2]")
-    return multipliers
 
 
 class Network(Facts):
     """The U-Net of Dhariwal & Nichol (2021), content and motion alike."""
 
     channels: Positive = 128
-    multipliers: Annotated[tuple[int, ...], AfterValidator(_descending_sizes)] = (1, 1, 2, 2, 4, 4)
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 1, 2, 2, 4, 4)
     blocks: Positive = Field(2, description="residual blocks per level")
     attention: tuple[Positive, ...] = Field((16,), description="feature sizes (pixels) with self-attention")
     head_channels: Positive = Field(64, description="channels of one attention head")
+    groups: Positive = Field(32, description="groups of every group norm")
     dropout: Fraction = 0.0
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Network:
-        if self.channels % min(self.channels, 32):
+        if self.channels % self.groups:
+            nearest = max(1, round(self.channels / self.groups)) * self.groups
             raise ValueError(
-                f"channels = {self.channels} is not a multiple of 32 (group norm); nearest: {round(self.channels / 32) * 32}"
+                f"channels: {self.channels} is not a multiple of groups = {self.groups}; nearest: {nearest}"
             )
         for width in {self.channels * m for m in self.multipliers}:
             if width % self.head_channels and (
                 self.attention or width == self.channels * self.multipliers[-1]
             ):
+                nearest = math.gcd(self.head_channels, self.channels)
                 raise ValueError(
-                    f"head_channels = {self.head_channels} does not divide {width}; nearest: {self.channels}"
+                    f"head_channels: {self.head_channels} does not divide width {width}; nearest: {nearest}"
                 )
         return self
 
@@ -167,9 +174,9 @@ class Metrics(Facts):
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
 
 
-class Experiment(Facts):
-    name: str = Field(pattern=NAME)
-    dataset: str
+class Recipe(Facts):
+    """What presets and experiments share."""
+
     seed: int = 0
     frames: Annotated[int, Field(ge=2)] = Field(16, description="the time grid of the motion network")
     content: Content = Content()
@@ -178,10 +185,19 @@ class Experiment(Facts):
     metrics: Metrics = Metrics()
 
 
+class Experiment(Recipe):
+    """Presets and own keys, merged."""
+
+    name: Name
+    dataset: str
+
+
 class Params(Facts):
+    """The whole of params.yaml, experiments merged."""
+
     model_version: int
-    datasets: dict[str, Dataset]
-    experiments: dict[str, Experiment]
+    datasets: dict[Name, Dataset]
+    experiments: dict[Name, Experiment]
 
     def dataset(self, name: str) -> Dataset:
         return self.datasets[_known(name, self.datasets, "dataset")]
@@ -190,15 +206,33 @@ class Params(Facts):
         return self.experiments[_known(name, self.experiments, "experiment")]
 
 
+class Preset(Recipe):
+    """A part of an experiment: any key may be left out."""
+
+    dataset: str = Field("", description="a key of datasets")
+
+
+class Written(Preset):
+    """An experiment as it is written."""
+
+    preset: str | tuple[str, ...] = Field((), description="presets to start from; the last one wins")
+
+
+class Document(Facts):
+    """params.yaml as it is written, before presets are merged. The JSON schema is this model's."""
+
+    model_version: int = Field(
+        description="raised when code changes the numbers; everything is trained again"
+    )
+    presets: dict[str, Preset] = {}
+    datasets: dict[Name, Dataset] = CLOSED
+    experiments: dict[Name, Written] = CLOSED
+
+
 def _known(name: str, among: Mapping[str, Any], what: str) -> str:
     if name in among:
         return name
-    raise ConfigError(f"{what} '{name}' is not in params.yaml{_nearest(name, among)}")
-
-
-def _nearest(word: str, among) -> str:
-    close = difflib.get_close_matches(str(word), [str(a) for a in among], n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(map(str, among)))}"
+    raise ConfigError(f"{what} '{name}' is not in params.yaml{faults.nearest(name, among)}")
 
 
 def _merge(base: Mapping, over: Mapping) -> dict:
@@ -214,172 +248,119 @@ def resolve(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:
 
     Raises ConfigError: one line with the key, the value and the nearest valid one.
     """
-    known = {"model_version", "presets", "datasets", "experiments"}
-    for key in raw:
-        if key not in known:
-            raise ConfigError(f"{source}: unknown key '{key}'{_nearest(key, known)}")
-    presets = raw.get("presets") or {}
-    experiments, origins = {}, {}
-    for name, own in (raw.get("experiments") or {}).items():
-        own = dict(own or {})
-        names = own.pop("preset", [])
-        layers = []
-        for preset in [names] if isinstance(names, str) else names:
+    try:
+        return _resolve(faults.plain(raw))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _resolve(raw: dict) -> Params:
+    # As written first: a fault is named where it stands, in a preset or in an experiment. A preset alone
+    # is no whole network, so what our own validators say about combinations waits for the merged one.
+    try:
+        Document.model_validate(raw, strict=True)
+    except ValidationError as error:
+        own = [f for f in error.errors() if f["type"] != "value_error" or f["loc"][0] == "datasets"]
+        if own:
+            raise ConfigError(faults.first(own, Document)) from None
+    presets = raw.get("presets", {})
+    experiments = {}
+    for name, written in raw["experiments"].items():
+        own = dict(written)
+        names = own.pop("preset", ())
+        merged: dict = {"name": name}
+        for preset in (names,) if isinstance(names, str) else names:
             if preset not in presets:
                 raise ConfigError(
-                    f"{source}: experiments.{name}.preset: no preset '{preset}'{_nearest(preset, presets)}"
+                    f"experiments.{name}.preset: no preset '{preset}'{faults.nearest(preset, presets)}"
                 )
-            layers.append((f"presets.{preset}", presets[preset] or {}))
-        layers.append((f"experiments.{name}", own))
-        merged: dict = {"name": name}
-        for _, layer in layers:
-            merged = _merge(merged, layer)
-        experiments[name], origins[name] = merged, layers
-    document = {
-        "model_version": raw.get("model_version"),
-        "datasets": raw.get("datasets") or {},
-        "experiments": experiments,
-    }
+            merged = _merge(merged, presets[preset])
+        experiments[name] = _merge(merged, own)
     try:
-        params = Params.model_validate(document)
+        whole = {key: raw[key] for key in ("model_version", "datasets")} | {"experiments": experiments}
+        params = Params.model_validate(whole, strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first(error, document, origins)}") from None
+        raise ConfigError(faults.first(error.errors(), Params)) from None
     for experiment in params.experiments.values():
-        _possible(experiment, params, source)
+        _possible(experiment, params)
     return params
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML where a key stands once: the plain loader keeps the last of two without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ConfigError(f"line {key.start_mark.line + 1}: key '{key.value}' stands here twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and check a params file. Raises ConfigError."""
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; run from the project's root or give --params") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: expected keys 'datasets' and 'experiments'")
+        raise ConfigError(
+            f"{path}: {faults.shown(raw)} is not a group of keys; needs {', '.join(Document.model_fields)}"
+        )
     return resolve(raw, str(path))
 
 
-def _possible(experiment: Experiment, params: Params, source: str) -> None:
+def _possible(experiment: Experiment, params: Params) -> None:
     """Combinations that no single field can see."""
-    where = f"{source}: experiments.{experiment.name}"
-    if experiment.dataset not in params.datasets:
-        raise ConfigError(
-            f"{where}.dataset: no dataset '{experiment.dataset}'{_nearest(experiment.dataset, params.datasets)}"
-        )
-    dataset = params.datasets[experiment.dataset]
-    for part in ("content", "motion"):
-        network = getattr(experiment, part).network
-        factor = 2 ** (len(network.multipliers) - 1)
-        if dataset.resolution % factor:
-            nearest = max(1, round(dataset.resolution / factor)) * factor
+    where, name = f"experiments.{experiment.name}", experiment.dataset
+    if name not in params.datasets:
+        raise ConfigError(f"{where}.dataset: no dataset '{name}'{faults.nearest(name, params.datasets)}")
+    dataset = params.datasets[name]
+    for part, steps in (("content", "content_steps"), ("motion", "steps")):
+        facts = getattr(experiment, part)
+        halvings = len(facts.network.multipliers) - 1
+        if dataset.resolution % 2**halvings:
+            nearest = max(1, round(dataset.resolution / 2**halvings)) * 2**halvings
             raise ConfigError(
-                f"{where}.{part}.network.multipliers: resolution {dataset.resolution} of dataset "
-                f"'{experiment.dataset}' can't be halved {len(network.multipliers) - 1} times; nearest resolution: {nearest}"
+                f"{where}.{part}.network.multipliers: {faults.shown(facts.network.multipliers)} halves "
+                f"{halvings} times, which resolution {dataset.resolution} of dataset '{name}' can't be; "
+                f"nearest resolution: {nearest}"
             )
-        sizes = [dataset.resolution // 2**level for level in range(len(network.multipliers))]
-        for size in network.attention:
+        sizes = [dataset.resolution // 2**level for level in range(halvings + 1)]
+        for size in facts.network.attention:
             if size not in sizes:
-                nearest = min(sizes, key=lambda s: abs(s - size))
                 raise ConfigError(
-                    f"{where}.{part}.network.attention: no feature map has size {size}; nearest: {nearest}"
+                    f"{where}.{part}.network.attention: no feature map has size {size}; "
+                    f"nearest: {min(sizes, key=lambda s: abs(s - size))}"
                 )
-        diffusion = getattr(experiment, part).diffusion
-        key = "content_steps" if part == "content" else "steps"
-        if getattr(experiment.sampling, key) > diffusion.steps:
+        asked, there = getattr(experiment.sampling, steps), facts.diffusion.steps
+        if asked > there:
             raise ConfigError(
-                f"{where}.sampling.{key}: {getattr(experiment.sampling, key)} is more than the "
-                f"{diffusion.steps} steps of {part}.diffusion; nearest: {diffusion.steps}"
+                f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
+                f"nearest: {there}"
             )
-    shortest = dataset.min_frames
-    if experiment.frames > shortest:
+    if experiment.frames > dataset.min_frames:
         raise ConfigError(
-            f"{where}.frames: {experiment.frames} is more than the {shortest} frames that clips of dataset "
-            f"'{experiment.dataset}' are sure to have (min_frames); nearest: {shortest}"
+            f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
+            f"dataset '{name}' are sure to have (min_frames); nearest: {dataset.min_frames}"
         )
-    if dataset.procedural and dataset.procedural.frames // dataset.stride < dataset.min_frames:
-        raise ConfigError(
-            f"{source}: datasets.{experiment.dataset}.procedural.frames: {dataset.procedural.frames} at stride "
-            f"{dataset.stride} is less than min_frames = {dataset.min_frames}; nearest: {dataset.min_frames * dataset.stride}"
-        )
-
-
-def _first(error: ValidationError, document: Mapping, origins: Mapping) -> str:
-    """The first fault of a pydantic error, in one line."""
-    fault = error.errors()[0]
-    loc, value = list(fault["loc"]), fault.get("input")
-    key = ".".join(map(str, loc))
-    if len(loc) > 2 and loc[0] == "experiments":
-        for origin, layer in reversed(origins.get(loc[1], [])):
-            if _has(layer, loc[2:]):
-                key = ".".join([origin, *map(str, loc[2:])])
-                break
-    if fault["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(loc[-1], _fields(loc[:-1]))}"
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    if fault["type"] == "literal_error":
-        options = [o.strip(" '") for o in fault["ctx"]["expected"].replace(" or ", ",").split(",")]
-        return f"{key}: '{value}' is not one of {', '.join(options)}{_nearest(value, options)}"
-    message = fault["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(value, Mapping) else f"{value!r}: "
-    return f"{key}: {shown}{message[0].lower()}{message[1:]}{_bound(fault)}"
-
-
-def _bound(fault: Mapping) -> str:
-    ctx = fault.get("ctx") or {}
-    for name, step in (("ge", 0), ("le", 0), ("gt", 1), ("lt", -1)):
-        if isinstance(ctx.get(name), int) or (name in ctx and step == 0):
-            return f"; nearest: {ctx[name] + step}"
-    return ""
-
-
-def _has(layer: Any, loc: list) -> bool:
-    for key in loc:
-        if not isinstance(layer, Mapping) or key not in layer:
-            return False
-        layer = layer[key]
-    return True
-
-
-def _fields(loc: list) -> list[str]:
-    """The keys allowed at a place, by walking the models."""
-    models: Any = Params
-    for key in loc:
-        if isinstance(models, type) and issubclass(models, Facts) and key in models.model_fields:
-            models = models.model_fields[key].annotation
-            for inner in getattr(models, "__args__", ()):
-                if isinstance(inner, type) and issubclass(inner, Facts):
-                    models = inner
-    return [k for k in getattr(models, "model_fields", {}) if k != "name"]
 
 
 def schema() -> dict:
     """JSON schema of params.yaml as written: presets and experiments may leave any key out."""
-    whole = Params.model_json_schema()
-    definitions = whole["$defs"]
-    for name, definition in definitions.items():
-        if name not in {"Dataset", "Procedural"}:
-            definition.pop("required", None)
-    experiment = definitions["Experiment"]
-    experiment["properties"].pop("name")
-    preset = json.loads(json.dumps(experiment))
-    experiment["properties"]["preset"] = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-        "description": "presets to start from; the last one wins",
+    return Document.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "params.yaml",
     }
-    definitions["Preset"] = preset | {"title": "Preset"}
-    names = {"pattern": NAME}
-    whole["properties"]["presets"] = {"type": "object", "additionalProperties": {"$ref": "#/$defs/Preset"}}
-    for key in ("datasets", "experiments"):
-        whole["properties"][key]["propertyNames"] = names
-    whole["additionalProperties"] = False
-    whole["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    whole["title"] = "params.yaml"
-    return whole
 
 
 def digest(*facts: Any) -> str:

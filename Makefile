@@ -1,0 +1,53 @@
+# make results/sky_fvd.json makes everything that the file needs, `.venv` included. Needs Python 3.11-3.13 and make.
+
+CORES ?= all
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/ready
+# For what the tools call themselves: dvc calls snakemake, jupyter its kernels.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+unexport PYTHONHOME
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help test lab pull report repro clean-venv FORCE
+
+help:
+	@echo "make results/sky_fvd.json   train, sample and measure; any file below results/ that the Snakefile makes"
+	@echo "make test                   the whole test suite"
+	@echo "make lab                    JupyterLab"
+	@echo "make pull                   fetch the results of the last commit from the DVC remote"
+	@echo "make repro                  dvc repro: run what changed and note it in dvc.lock"
+	@echo "make report                 results/report.html: what was made, how, how long it took"
+	@echo "make clean-venv             remove $(VENV)"
+	@echo "CORES=4 make ...            use 4 cores; default: all"
+
+# FORCE: whether anything is out of date is for Snakemake to say.
+results/%: $(READY) FORCE
+	@$(VENV)/bin/snakemake --cores $(CORES) $@
+
+test: $(READY)
+	@$(PYTHON) -m pytest
+
+lab: $(READY)
+	@$(VENV)/bin/jupyter lab
+
+pull: $(READY)
+	@$(PYTHON) workflow/scripts/pull.py
+
+repro: $(READY)
+	@$(VENV)/bin/dvc repro
+
+report: $(READY)
+	@mkdir -p results
+	@$(VENV)/bin/snakemake --report results/report.html
+
+# Written last: an environment without it is half made, and made again.
+$(READY): pyproject.toml constraints.txt workflow/scripts/environment.sh
+	@bash workflow/scripts/environment.sh $(VENV)
+
+clean-venv:
+	rm -rf $(VENV)
+
+FORCE:

@@ -1,0 +1,31 @@
+"""What this machine has: cores that we may use, the device, a deterministic setting."""
+
+from __future__ import annotations
+
+import os
+
+
+def cores() -> int:
+    """Cores that this process may run on; less than the machine's in a container or a cluster job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def prepare(seed: int = 0):
+    """The torch device to use, with threads capped by the machine and the weights' random start seeded.
+
+    Snakemake sets OMP_NUM_THREADS to a rule's threads: `--cores 8` on two cores would oversubscribe them.
+    """
+    import torch
+
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores())))
+    torch.manual_seed(seed)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device, precision: str):
+    """bf16 autocast where `precision` asks for it, else a context that does nothing."""
+    import torch
+
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

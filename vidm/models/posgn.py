@@ -1,0 +1,75 @@
+"""Positional group normalisation, Eqs. 5-6.
+
+    (a, b) = MLP(h, w, n, t)                     Eq. 5, with a sine after the first layer
+    PosGN(x) = a * GroupNorm(x) + b              Eq. 6, with a = 1 + scale
+
+symbol  meaning                                  shape
+x       feature map                              (B, C, H, W)
+h, w    row and column of a feature              from the map's own size
+n       frame, 0..frames-1                       (B,) or (1,)
+t       diffusion step, 0..steps-1               (B,) or (1,)
+
+Every coordinate runs from -1 to 1 over the range that the model was built for. Nothing of them is kept in the state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def unit(index: Tensor, count: int) -> Tensor:
+    """Index 0..count-1 -> [-1, 1], as linspace(-1, 1, count)[index]."""
+    return index.float() * (2 / max(count - 1, 1)) - 1
+
+
+class PosGN(nn.Module):
+    """Scale and shift from 4-D coordinates instead of an embedding of t.
+
+    The MLP runs in fp32 under autocast too: in bf16 the 1000 values of t would merge into 756.
+    """
+
+    def __init__(self, channels: int, groups: int, steps: int, frames: int) -> None:
+        super().__init__()
+        self.steps, self.frames = steps, frames
+        self.norm = nn.GroupNorm(groups, channels)
+        self.first = nn.Linear(4, channels)  # input order (t, n, h, w), as in the official weights
+        self.second = nn.Linear(channels, 2 * channels)
+        self.third = nn.Linear(2 * channels, 2 * channels)
+
+    def modulation(self, t: Tensor, n: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (B or 1, C, H, W), fp32."""
+        with torch.autocast(t.device.type, enabled=False):
+            weight = self.first.weight
+            h = unit(torch.arange(height, device=t.device), height)
+            w = unit(torch.arange(width, device=t.device), width)
+            # W (t, n, h, w) + bias, split into a sum: the 4-D grid itself is never made.
+            item = (
+                self.first.bias
+                + unit(t, self.steps)[:, None] * weight[:, 0]
+                + unit(n, self.frames)[:, None] * weight[:, 1]
+            )  # (B, C)
+            place = h[:, None, None] * weight[:, 2] + w[None, :, None] * weight[:, 3]  # (H, W, C)
+            y = torch.sin(item[:, None, None, :] + place)
+            y = self.third(F.silu(self.second(y)))  # (B, H, W, 2C)
+            scale, shift = y.permute(0, 3, 1, 2).chunk(2, dim=1)
+        return scale, shift
+
+    def forward(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, C, H, W), where = (t, n), each (B,) or (1,) -> (B, C, H, W)."""
+        scale, shift = self.modulation(*where, *x.shape[-2:])
+        return self.norm(x) * (1 + scale.to(x.dtype)) + shift.to(x.dtype)
+
+
+class AdaGN(nn.Module):
+    """Adaptive group normalisation (Dhariwal & Nichol, 2021): scale and shift from an embedding (B, E)."""
+
+    def __init__(self, channels: int, groups: int, embedding: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels)
+        self.linear = nn.Linear(embedding, 2 * channels)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.linear(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        return self.norm(x) * (1 + scale) + shift

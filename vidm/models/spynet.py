@@ -1,0 +1,107 @@
+"""SpyNet (Ranjan & Black, 2017): optical flow, coarse to fine, six small networks.
+
+    flow_l = up2(flow_{l-1}) * 2 + G_l([reference_l, warp(supporting_l, up2(flow_{l-1}) * 2), up2(flow_{l-1}) * 2])
+
+symbol      meaning                                                    shape
+reference   the frame that the flow starts from                        (B, 3, H, W)
+supporting  the frame that it points into                              (B, 3, H, W)
+flow        (dx, dy) in pixels: warp(supporting, flow) ~ reference     (B, 2, H, W)
+
+The input is resized to a multiple of 32 and the flow back, so that any size is taken.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LEVELS = 6
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, of images in [0, 1]
+
+
+def warp(image: Tensor, flow: Tensor) -> Tensor:
+    """Backward warping: out(x) = image(x + flow(x)), bilinear, border padding.
+
+    image (B, C, H, W), flow (B, 2, H, W) in pixels, (dx, dy).
+    """
+    height, width = image.shape[-2:]
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    u = 2 * (x + flow[:, 0]) / max(width - 1, 1) - 1
+    v = 2 * (y[:, None] + flow[:, 1]) / max(height - 1, 1) - 1
+    grid = torch.stack([u, v], dim=-1)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+class _Level(nn.Module):
+    """One level: [reference, warped, flow] (B, 8, h, w) -> correction of the flow (B, 2, h, w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (8, 32, 64, 32, 16, 2)
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 7, padding=3) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv in self.convs[:-1]:
+            x = F.relu(conv(x))
+        return self.convs[-1](x)
+
+
+class SpyNet(nn.Module):
+    """SpyNet(input_range=(low, high))(reference, supporting) -> flow (B, 2, H, W), pixels.
+
+    No pretrained weights inside: `load_pretrained` puts them in. `input_range` names what the images are given in. (0, 1)
+    is what ImageNet's mean and standard deviation are made for. (-1, 1) is fed as it is, without rescaling, as the official
+    VIDM code does. Flow, pyramid and warping stay in fp32 under autocast: a bf16 pixel position is off by up to 1/4 pixel.
+    """
+
+    def __init__(self, input_range: tuple[float, float] = (0, 1)) -> None:
+        super().__init__()
+        if tuple(input_range) not in {(0, 1), (-1, 1)}:
+            raise ValueError(f"input_range = {input_range}: must be (0, 1) or (-1, 1)")
+        self.input_range = tuple(input_range)
+        self.levels = nn.ModuleList(_Level() for _ in range(LEVELS))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def load_pretrained(self, weights: dict[str, Tensor]) -> None:
+        """Load `basic_module.{level}.basic_module.{i}.conv.{weight,bias}`, the names of BasicVSR and the official code.
+
+        Raises RuntimeError where one is missing or left over.
+        """
+        state = {}
+        for name, value in weights.items():
+            if name in {"mean", "std"}:
+                continue
+            _, level, _, layer, _, kind = name.split(".")
+            state[f"levels.{level}.convs.{layer}.{kind}"] = value
+        self.load_state_dict(state, strict=True)
+
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """Six images, the coarsest first."""
+        images = [(image.float() - self.mean) / self.std]
+        for _ in range(LEVELS - 1):
+            images.append(F.avg_pool2d(images[-1], 2, count_include_pad=False))
+        return images[::-1]
+
+    def forward(self, reference: Tensor, supporting: Tensor) -> Tensor:
+        height, width = reference.shape[-2:]
+        up = (-(-height // 32) * 32, -(-width // 32) * 32)
+        if up != (height, width):
+            reference, supporting = (
+                F.interpolate(v.float(), size=up, mode="bilinear", align_corners=False)
+                for v in (reference, supporting)
+            )
+        levels = zip(self.levels, self.pyramid(reference), self.pyramid(supporting), strict=True)
+        flow = None
+        for network, ref, sup in levels:
+            if flow is None:
+                flow = ref.new_zeros(len(ref), 2, *ref.shape[-2:])
+            else:
+                flow = 2 * F.interpolate(flow, size=ref.shape[-2:], mode="bilinear", align_corners=True)
+            flow = flow + network(torch.cat([ref, warp(sup, flow), flow], dim=1)).float()
+        if up != (height, width):
+            flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+            flow = flow * flow.new_tensor([width / up[1], height / up[0]]).view(1, 2, 1, 1)
+        return flow

@@ -1,0 +1,46 @@
+"""Noise by address: video k of seed s gets the same noise whatever the batch, the shard, the workers or the device.
+
+A frame's noise is drawn on the CPU, whole, before the frame starts: x_T first, then the draws of a stochastic sampler.
+Correlation over frames (beyond the paper, 0 there): x(n)_T = sqrt(c) shared + sqrt(1 - c) fresh(n), still N(0, I).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONTENT, MOTION, SHARED = range(3)  # streams of one video
+
+
+def _normal(address: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(address).standard_normal(shape, dtype=np.float32)
+
+
+class VideoNoise:
+    """The noise of one video. `size`: side of the square frame, pixels."""
+
+    def __init__(self, seed: int, video: int, size: int, correlation: float) -> None:
+        self.seed, self.video, self.size, self.correlation = seed, video, size, correlation
+        self.shared = _normal(self._address(SHARED, 0), (3, size, size))
+
+    def _address(self, stream: int, frame: int) -> tuple[int, ...]:
+        return (self.seed, self.video, stream, frame + 1)  # numpy drops trailing zeros: no address may end in one
+
+    def content(self, draws: int) -> np.ndarray:
+        """(1 + draws, 3, S, S) for frame 0."""
+        return _normal(self._address(CONTENT, 0), (1 + draws, 3, self.size, self.size))
+
+    def motion(self, n: int, draws: int) -> np.ndarray:
+        """(1 + draws, 3, S, S) for frame n."""
+        noise = _normal(self._address(MOTION, n), (1 + draws, 3, self.size, self.size))
+        c = self.correlation
+        noise[0] = math.sqrt(c) * self.shared + math.sqrt(1 - c) * noise[0]
+        return noise
+
+
+def stacked(arrays: list[np.ndarray], device: torch.device) -> Tensor:
+    """One array a video -> (B, ...) on the device."""
+    return torch.from_numpy(np.stack(arrays)).to(device)

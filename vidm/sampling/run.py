@@ -1,0 +1,82 @@
+"""`vidm sample`: an experiment's videos, lossless in HDF5 for the metrics, mp4s and a contact sheet for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vidm import machine
+from vidm.config import Content, Experiment, Motion, Params
+from vidm.data.store import StoreWriter
+from vidm.errors import InputError
+from vidm.models import trained
+from vidm.progress import bar
+from vidm.sampling.export import contact_sheet, write_video
+from vidm.sampling.rollout import Rollout
+
+SHEET_FPS = 8  # slow enough to watch 16 frames
+
+
+def sample(params: Params, experiment: str, content: Path, motion: Path, out: Path) -> None:
+    """Generate the videos of an experiment into the folder `out`: samples.h5, video_*.mp4, contact_sheet.png.
+
+    Raises InputError where the weights are not of this experiment's size and time grid.
+    """
+    e = params.experiment(experiment)
+    device = machine.prepare(e.seed)
+    content_network, content_notes = trained.load(content, "content", device)
+    motion_network, motion_notes = trained.load(motion, "motion", device)
+    _fit(e, params, content, content_notes, motion, motion_notes)
+    rollout = Rollout(
+        content_network,
+        motion_network,
+        Content.model_validate_json(content_notes["facts"]),
+        Motion.model_validate_json(motion_notes["facts"]),
+        e.sampling,
+        device,
+    )
+    checkpoints = {
+        part: {"sha256": trained.file_sha256(path), "step": int(notes["step"]), "ema": float(notes["ema"])}
+        for part, path, notes in (("content", content, content_notes), ("motion", motion, motion_notes))
+    }
+    s = e.sampling
+    settings = s.model_dump(mode="json", exclude={"videos", "sheet", "batch"}) | {
+        "seeds": {"seed": e.seed, "videos": [0, s.videos - 1]},
+        "frames": e.frames,
+        "device": device.type,
+        "motion": {"conditioning_noise": e.motion.conditioning_noise, "prediction": e.motion.diffusion.prediction},
+        "content": {"prediction": e.content.diffusion.prediction},
+    }
+    size, shown = content_network.size, []
+    with StoreWriter(out / "samples.h5", size, size, settings, origin="generated") as store:
+        store.attributes["checkpoints"] = json.dumps(checkpoints, sort_keys=True)
+        store.attributes["sampling"] = json.dumps(settings, sort_keys=True)
+        with bar(s.videos * e.frames, f"{e.name} sample", "frames") as progress:
+            for start in range(0, s.videos, s.batch):
+                numbers = range(start, min(start + s.batch, s.videos))
+                clips = rollout.videos(e.seed, numbers, e.frames, lambda count=len(numbers): progress.advance(count))
+                for k, clip in zip(numbers, clips, strict=True):
+                    store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=f"seed {e.seed} video {k}")
+                    if k < s.sheet:
+                        shown.append(clip)
+    for k, clip in enumerate(shown):
+        provenance = {"experiment": e.name, "seed": str(e.seed), "video": str(k)}
+        provenance |= {part: facts["sha256"] for part, facts in checkpoints.items()}
+        write_video(out / f"video_{k:03d}.mp4", clip, SHEET_FPS, provenance)
+    contact_sheet(out / "contact_sheet.png", np.stack(shown))
+
+
+def _fit(
+    e: Experiment, params: Params, content: Path, content_notes: dict, motion: Path, motion_notes: dict
+) -> None:
+    size = params.dataset(e.dataset).resolution
+    for path, notes in ((content, content_notes), (motion, motion_notes)):
+        if int(notes["size"]) != size:
+            raise InputError(f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again")
+    if int(motion_notes["frames"]) != e.frames:
+        raise InputError(
+            f"{motion}: trained for {motion_notes['frames']} frames, experiments.{e.name}.frames is {e.frames}; "
+            "train again, or set it back"
+        )

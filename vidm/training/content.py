@@ -1,0 +1,40 @@
+"""Content training, Eq. 4: one random frame, one random step, the Charbonnier penalty on the network's error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vidm.config import Diffusion, Params
+from vidm.data.clips import FrameDraw
+from vidm.diffusion.gaussian import q_sample, target
+from vidm.diffusion.losses import penalty
+from vidm.diffusion.schedule import Schedule
+from vidm.training.loop import Batch
+from vidm.training.run import train_part
+
+
+def content_loss(facts: Diffusion, schedule: Schedule):
+    """loss(network, batch); batch: frame and noise (B, 3, S, S), t (B,)."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        x_0, t, eps = batch["frame"], batch["t"], batch["noise"]
+        y = network(q_sample(schedule, x_0, t, eps), t)
+        return penalty(facts, y, target(schedule, x_0, t, eps))
+
+    return loss
+
+
+def train(params: Params, experiment: str, frames: Path, out: Path) -> None:
+    """Train the content network of an experiment on a frame store; write `out` and its loss curve.
+
+    Raises InputError where the store does not fit the experiment.
+    """
+    e = params.experiment(experiment)
+    diffusion = e.content.diffusion
+
+    def draw(store):
+        return FrameDraw(store, steps=diffusion.steps, flip=e.content.training.flip, seed=e.seed)
+
+    train_part(params, e, "content", frames, out, draw, content_loss(diffusion, Schedule(diffusion)))

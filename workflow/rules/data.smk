@@ -1,0 +1,59 @@
+# Videos to frames, and the pretrained weights.
+
+
+rule render:
+    """The embedded sky, for a data set whose raw folder has no video. Beside that folder, never in it."""
+    output:
+        temp(directory("data/rendered/{dataset}")),
+    log:
+        "logs/render/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/render/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: cores
+    params:
+        facts=lambda wildcards: text(dataset(wildcards).procedural),
+    shell:
+        "{VIDM} data render {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule extract:
+    """The videos are a param, not inputs: their names may hold anything, and there may be 100 000 of them."""
+    input:
+        lambda wildcards: (
+            [] if has_videos(wildcards) else f"data/rendered/{wildcards.dataset}"
+        ),
+    output:
+        "data/frames/{dataset}.h5",
+    log:
+        "logs/extract/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/extract/{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: cores
+    params:
+        facts=lambda wildcards: text(dataset(wildcards)),
+        videos=lambda wildcards: listing(wildcards),
+        source=lambda wildcards, input: (
+            f"{shlex.quote(input[0])} --rendered"
+            if input
+            else shlex.quote(dataset(wildcards).raw)
+        ),
+    shell:
+        "{VIDM} data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule weights:
+    """Pretrained files, checked by hash: SpyNet for the motion code, I3D for the FVD."""
+    output:
+        "data/weights/{name}.safetensors",
+    log:
+        "logs/weights/{name}.log",
+    wildcard_constraints:
+        name="[a-z0-9-]+",
+    conda:
+        "../../environment.yml"
+    shell:
+        "{VIDM} weights fetch {wildcards.name} --out {output:q} 2>&1 | tee {log:q}"

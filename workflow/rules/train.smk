@@ -1,0 +1,65 @@
+# Training. Params hold what trains and nothing else: a change of sampling or metrics never trains again.
+
+
+def pretrained(wildcards):
+    """The start of the motion code's network, where the experiment has one."""
+    motion = experiment(wildcards).motion
+    wanted = motion.implicit and motion.spynet != "none"
+    return {"spynet": "data/weights/spynet.safetensors"} if wanted else {}
+
+
+rule train_content:
+    input:
+        frames=frames,
+    output:
+        weights="models/{experiment}/content.safetensors",
+        curve="models/{experiment}/content_loss.csv",
+    log:
+        "logs/train_content/{experiment}.log",
+    benchmark:
+        "logs/benchmarks/train_content/{experiment}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: cores
+    resources:
+        gpu=1,
+    params:
+        facts=lambda wildcards: text(
+            experiment(wildcards).content,
+            seed=experiment(wildcards).seed,
+            model_version=FACTS.model_version,
+        ),
+    shell:
+        "{VIDM} train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule train_motion:
+    input:
+        unpack(pretrained),
+        frames=frames,
+    output:
+        weights="models/{experiment}/motion.safetensors",
+        curve="models/{experiment}/motion_loss.csv",
+    log:
+        "logs/train_motion/{experiment}.log",
+    benchmark:
+        "logs/benchmarks/train_motion/{experiment}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: cores
+    resources:
+        gpu=1,
+    params:
+        facts=lambda wildcards: text(
+            experiment(wildcards).motion,
+            seed=experiment(wildcards).seed,
+            frames=experiment(wildcards).frames,
+            model_version=FACTS.model_version,
+        ),
+        spynet=lambda wildcards, input: (
+            f"--spynet {shlex.quote(input.spynet)}" if "spynet" in input.keys() else ""
+        ),
+    shell:
+        "{VIDM} train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
+        " --out {output.weights:q} 2>&1 | tee {log:q}"
