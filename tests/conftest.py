@@ -1,6 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from vidm import config
+from vidm.data.store import StoreWriter
 
 
 @pytest.fixture(scope="session")
@@ -10,3 +14,32 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/ folder with reference data beside this checkout")
     return folder
+
+
+TINY = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention": [8], "head_channels": 32, "groups": 8}
+TRAINING = {"steps": 3, "batch": 2, "lr": 1e-3, "warmup": 1}
+
+
+@pytest.fixture(scope="module")
+def params():
+    part = {"network": TINY, "training": TRAINING}
+    experiment = {"dataset": "dots", "frames": 4, "content": part, "motion": part | {"spynet": "none"}}
+    experiment["sampling"] = {"sampler": "ddim", "steps": 2, "content_steps": 2, "videos": 2, "batch": 2, "sheet": 1}
+    return config.resolve(
+        {
+            "model_version": 1,
+            "datasets": {"dots": {"raw": "data/raw/dots", "resolution": 16, "min_frames": 4}},
+            "experiments": {"dots": experiment, "other": experiment | {"frames": 3}},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "dots.h5"
+    rng = np.random.default_rng(0)
+    with StoreWriter(path, 16, 16, {}, origin="raw") as writer:
+        for k in range(4):
+            frames = rng.integers(256, size=(6, 16, 16, 3), dtype=np.uint8)
+            writer.add(frames, fps=25, split="train", source=f"clip {k}")
+    return path

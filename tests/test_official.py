@@ -115,5 +115,9 @@ def test_parameter_counts_of_the_full_network(shared):
     def millions(part):
         return round(sum(p.numel() for p in part.parameters()) / 1e6, 2)
 
-    assert (millions(network.unet), millions(network.encoder), millions(network.spynet)) == (148.62, 44.12, 1.44)
+    assert (millions(network.unet), millions(network.encoder), millions(network.spynet)) == (
+        148.62,
+        44.12,
+        1.44,
+    )
     assert millions(network) == 194.18

@@ -1,7 +1,7 @@
 """Penalties on the network's error, fp32, mean over all elements.
 
-    charbonnier   sqrt((y - target)^2 + eta^2)      Eq. 4 and 7; L1 in effect with the paper's eta = 1e-8
-    mse           (y - target)^2                    the ablation without the robustness penalty
+charbonnier   sqrt((y - target)^2 + eta^2)      Eq. 4 and 7; L1 in effect with the paper's eta = 1e-8
+mse           (y - target)^2                    the ablation without the robustness penalty
 """
 
 from __future__ import annotations

@@ -27,7 +27,13 @@ class ResBlock(nn.Module):
     """(B, in, H, W) -> (B, out, H', W'), H' = H, 2 H (`resample='up'`) or H / 2 ('down')."""
 
     def __init__(
-        self, channels: int, out: int, norm: Norm, groups: int, dropout: float = 0.0, resample: str | None = None
+        self,
+        channels: int,
+        out: int,
+        norm: Norm,
+        groups: int,
+        dropout: float = 0.0,
+        resample: str | None = None,
     ) -> None:
         super().__init__()
         self.resample = resample

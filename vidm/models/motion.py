@@ -9,8 +9,8 @@ n        frame, 1..frames-1                                                 (B,)
 z        motion code v(x_first, x_prev): SpyNet's flow in pixels, Eq. 8     (B, 2, S, S)
 r        features of x_first from the residual encoder, one per input block
 
-z is concatenated to x_t. r is added at each input block (see unet.py). The residual encoder sees t but not n (n = 0 in its
-PosGN), so that r can be kept over all frames of a video; z changes once a frame.
+z is concatenated to x_t. r is added at each input block (see unet.py). The residual encoder sees t but not n (n = 0
+in its PosGN), so that r can be kept over all frames of a video; z changes once a frame.
 """
 
 from __future__ import annotations

@@ -120,7 +120,10 @@ def _names(network: OfficialMotion, facts: Network) -> dict[str, str]:
             prefixes.update({f"{head}.{int(index) + 1}.{a}": f"{ours}.attention.{b}" for a, b in ATTENTION.items()})
         return 2 if attends else 1
 
-    for official, ours, half in (("encoder", "encoder", network.encoder), ("unet", "unet.encoder", network.unet.encoder)):
+    for official, ours, half in (
+        ("encoder", "encoder", network.encoder),
+        ("unet", "unet.encoder", network.unet.encoder),
+    ):
         prefixes[f"{official}.input_blocks.0.0"] = f"{ours}.conv"
         for i, s in enumerate(half.stages):
             stage(f"{official}.input_blocks.{i + 1}.0", f"{ours}.stages.{i}", s.attention is not None)

@@ -12,6 +12,8 @@ The input is resized to a multiple of 32 and the flow back, so that any size is 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ class _Level(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (8, 32, 64, 32, 16, 2)
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 7, padding=3) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 7, padding=3) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs[:-1]:
@@ -51,9 +53,10 @@ class _Level(nn.Module):
 class SpyNet(nn.Module):
     """SpyNet(input_range=(low, high))(reference, supporting) -> flow (B, 2, H, W), pixels.
 
-    No pretrained weights inside: `load_pretrained` puts them in. `input_range` names what the images are given in. (0, 1)
-    is what ImageNet's mean and standard deviation are made for. (-1, 1) is fed as it is, without rescaling, as the official
-    VIDM code does. Flow, pyramid and warping stay in fp32 under autocast: a bf16 pixel position is off by up to 1/4 pixel.
+    No pretrained weights inside: `load_pretrained` puts them in. `input_range` names what the images are given in.
+    (0, 1) is what ImageNet's mean and standard deviation are made for. (-1, 1) is fed as it is, without rescaling, as
+    the official VIDM code does. Flow, pyramid and warping stay in fp32 under autocast: a bf16 pixel position can be
+    off by a quarter of a pixel.
     """
 
     def __init__(self, input_range: tuple[float, float] = (0, 1)) -> None:
@@ -90,8 +93,7 @@ class SpyNet(nn.Module):
         up = (-(-height // 32) * 32, -(-width // 32) * 32)
         if up != (height, width):
             reference, supporting = (
-                F.interpolate(v.float(), size=up, mode="bilinear", align_corners=False)
-                for v in (reference, supporting)
+                F.interpolate(v.float(), size=up, mode="bilinear", align_corners=False) for v in (reference, supporting)
             )
         levels = zip(self.levels, self.pyramid(reference), self.pyramid(supporting), strict=True)
         flow = None

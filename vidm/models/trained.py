@@ -1,7 +1,8 @@
 """Trained networks as files: safetensors, with everything that rebuilds the network in the metadata.
 
-Metadata: `part` (content | motion), `facts` (the part's configuration, JSON), `size` (pixels), `frames` (time grid), and what
-the trainer adds: experiment, step, ema, data_sha256, spynet_sha256, model_version, versions.
+Notes: `part` (content | motion), `facts` (the part's configuration), `size` (pixels), `frames` (time grid), and what
+the trainer adds: experiment, step, samples, ema, data_sha256, model_version, versions. They are one JSON text under
+one metadata key: the format writes several keys in no fixed order, and the file's hash is part of a report.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +18,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vidm.config import Content, Motion
-from vidm.files import replacing
 from vidm.errors import InputError
+from vidm.files import replacing
 from vidm.models.content import ContentNetwork
 from vidm.models.motion import MotionNetwork
+
+KEY = "vidm"
 
 
 def build(part: str, facts: Content | Motion, size: int, frames: int) -> nn.Module:
@@ -27,35 +31,31 @@ def build(part: str, facts: Content | Motion, size: int, frames: int) -> nn.Modu
     return ContentNetwork(facts, size) if part == "content" else MotionNetwork(facts, size, frames)
 
 
-def save(network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write weights and metadata (strings) beside `path`, then rename."""
+def save(network: nn.Module, path: Path, notes: dict[str, Any]) -> None:
+    """Write weights and notes beside `path`, then rename. The same weights and notes give the same bytes."""
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata=metadata)
+        save_file(state, temporary, metadata={KEY: json.dumps(notes, sort_keys=True)})
 
 
-def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[str, str]]:
-    """(network in eval mode, metadata) of a file that `save` wrote.
+def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
+    """(network in eval mode, notes) of a file that `save` wrote.
 
     Raises InputError where the file is missing, is not one of ours, or is of another part.
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            notes = json.loads((file.metadata() or {}).get(KEY, "{}"))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: not readable as safetensors ({error}); train it with vidm train {part}") from None
-    if metadata.get("part") != part:
-        found = metadata.get("part", "something else")
+    if notes.get("part") != part:
+        found = notes.get("part", "something else")
         raise InputError(f"{path}: holds {found}, not a {part} network; give the file of vidm train {part}")
-    facts = {"content": Content, "motion": Motion}[part].model_validate_json(metadata["facts"])
-    network = build(part, facts, int(metadata["size"]), int(metadata["frames"]))
+    facts = {"content": Content, "motion": Motion}[part].model_validate(notes["facts"])
+    network = build(part, facts, notes["size"], notes["frames"])
     network.load_state_dict(state, strict=True)
-    return network.to(device, memory_format=torch.channels_last).eval(), metadata
-
-
-def facts_json(facts: Content | Motion) -> str:
-    return json.dumps(facts.model_dump(mode="json"), sort_keys=True)
+    return network.to(device, memory_format=torch.channels_last).eval(), notes
 
 
 def file_sha256(path: Path) -> str:

@@ -38,7 +38,9 @@ class Encoder(nn.Module):
             if level < len(facts.multipliers) - 1:
                 size //= 2
                 self._add(
-                    Stage(ResBlock(width, width, norm, facts.groups, facts.dropout, resample="down")), width, size
+                    Stage(ResBlock(width, width, norm, facts.groups, facts.dropout, resample="down")),
+                    width,
+                    size,
                 )
 
     def _add(self, stage: Stage, width: int, size: int) -> None:

@@ -27,7 +27,12 @@ class VideoNoise:
         self.shared = _normal(self._address(SHARED, 0), (3, size, size))
 
     def _address(self, stream: int, frame: int) -> tuple[int, ...]:
-        return (self.seed, self.video, stream, frame + 1)  # numpy drops trailing zeros: no address may end in one
+        return (
+            self.seed,
+            self.video,
+            stream,
+            frame + 1,
+        )  # numpy drops trailing zeros: no address may end in one
 
     def content(self, draws: int) -> np.ndarray:
         """(1 + draws, 3, S, S) for frame 0."""

@@ -3,8 +3,8 @@
     x(0) = denoise(content)
     for n = 1 .. N-1:   z = v(x(0), x(n-1));   x(n) = denoise(motion, z, r(x(0), t), n)
 
-z is computed once a frame. r is a function of (x(0), t): computed at each step of frame 1, kept for the others. t and n have
-shape (1,), so that every coordinate MLP runs once for all videos in flight.
+z is computed once a frame. r is a function of (x(0), t): computed at each step of frame 1, kept for the others. t and n
+have shape (1,), so that every coordinate MLP runs once for all videos in flight.
 """
 
 from __future__ import annotations

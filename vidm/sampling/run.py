@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,13 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
     rollout = Rollout(
         content_network,
         motion_network,
-        Content.model_validate_json(content_notes["facts"]),
-        Motion.model_validate_json(motion_notes["facts"]),
+        Content.model_validate(content_notes["facts"]),
+        Motion.model_validate(motion_notes["facts"]),
         e.sampling,
         device,
     )
     checkpoints = {
-        part: {"sha256": trained.file_sha256(path), "step": int(notes["step"]), "ema": float(notes["ema"])}
+        part: {"sha256": trained.file_sha256(path), "step": notes["step"], "ema": notes["ema"]}
         for part, path, notes in (("content", content, content_notes), ("motion", motion, motion_notes))
     }
     s = e.sampling
@@ -46,7 +47,10 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
         "seeds": {"seed": e.seed, "videos": [0, s.videos - 1]},
         "frames": e.frames,
         "device": device.type,
-        "motion": {"conditioning_noise": e.motion.conditioning_noise, "prediction": e.motion.diffusion.prediction},
+        "motion": {
+            "conditioning_noise": e.motion.conditioning_noise,
+            "prediction": e.motion.diffusion.prediction,
+        },
         "content": {"prediction": e.content.diffusion.prediction},
     }
     size, shown = content_network.size, []
@@ -56,7 +60,7 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
         with bar(s.videos * e.frames, f"{e.name} sample", "frames") as progress:
             for start in range(0, s.videos, s.batch):
                 numbers = range(start, min(start + s.batch, s.videos))
-                clips = rollout.videos(e.seed, numbers, e.frames, lambda count=len(numbers): progress.advance(count))
+                clips = rollout.videos(e.seed, numbers, e.frames, partial(progress.advance, len(numbers)))
                 for k, clip in zip(numbers, clips, strict=True):
                     store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=f"seed {e.seed} video {k}")
                     if k < s.sheet:
@@ -68,14 +72,14 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
     contact_sheet(out / "contact_sheet.png", np.stack(shown))
 
 
-def _fit(
-    e: Experiment, params: Params, content: Path, content_notes: dict, motion: Path, motion_notes: dict
-) -> None:
+def _fit(e: Experiment, params: Params, content: Path, content_notes: dict, motion: Path, motion_notes: dict) -> None:
     size = params.dataset(e.dataset).resolution
     for path, notes in ((content, content_notes), (motion, motion_notes)):
-        if int(notes["size"]) != size:
-            raise InputError(f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again")
-    if int(motion_notes["frames"]) != e.frames:
+        if notes["size"] != size:
+            raise InputError(
+                f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again"
+            )
+    if motion_notes["frames"] != e.frames:
         raise InputError(
             f"{motion}: trained for {motion_notes['frames']} frames, experiments.{e.name}.frames is {e.frames}; "
             "train again, or set it back"

@@ -21,7 +21,7 @@ from vidm.training.run import train_part
 
 
 def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """x(n-1) with noise of a random level; frame 0 itself (n = 1) stays as it is. All (B, 3, S, S), n and level (B,)."""
+    """x(n-1) with noise of a random level; frame 0 itself (n = 1) stays. Images (B, 3, S, S), n and level (B,)."""
     amount = strength * level * (n > 1)
     return previous + amount[:, None, None, None] * noise
 

@@ -65,20 +65,20 @@ def train_part(
             )
         except Diverged as error:
             raise InputError(str(error)) from None
-        metadata = {
+        about = {
             "part": part,
             "experiment": experiment.name,
-            "facts": trained.facts_json(facts),
-            "size": str(store.resolution),
-            "frames": str(experiment.frames),
-            "step": str(steps),
-            "samples": str(steps * facts.training.batch),
-            "ema": str(facts.training.ema),
-            "seed": str(experiment.seed),
+            "facts": facts.model_dump(mode="json"),
+            "size": store.resolution,
+            "frames": experiment.frames,
+            "step": steps,
+            "samples": steps * facts.training.batch,
+            "ema": facts.training.ema,
+            "seed": experiment.seed,
             "data_sha256": store.sha256,
             "data_origin": store.origin,
-            "model_version": str(params.model_version),
+            "model_version": params.model_version,
             "vidm": __version__,
             "torch": torch.__version__,
         }
-    trained.save(ema, out, metadata | notes)
+    trained.save(ema, out, about | notes)
