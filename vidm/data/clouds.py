@@ -7,8 +7,8 @@ pattern D drifts with the wind w and evolves slowly:
     c(p, n) = D(P(p) - n w, n)  D = sum_i a_i g_i(cos(r_i n) A_i + sin(r_i n) B_i)
 
 What a pixel of frame a shows is found in frame b at P^-1(P(p) + (b - a) w): that gives the flow. A_i and
-B_i are band-limited Gaussian fields (real and imaginary part of one FFT), tileable and wider than the picture;
-g is the identity for the coarsest octave and |.| for the others, which makes round puffs with creases.
+B_i are band-limited Gaussian fields (real and imaginary part of one FFT), tileable and wider than the
+picture; g is the identity for the coarsest octave and |.| for the others: round puffs with creases.
 
 Lengths are in frame widths, angles in radians, times in frames.
 """
@@ -43,9 +43,7 @@ class Layer:
         margin: pixels around the picture that `at` returns too.
     """
 
-    def __init__(
-        self, rng, size, *, wavelength, weights, stretch, heading, curl, wind, tilt, rates, margin=0
-    ) -> None:
+    def __init__(self, rng, size, *, wavelength, weights, stretch, heading, curl, wind, tilt, rates, margin=0) -> None:
         self.size, self.tilt, self.wind, self.rates = size, tilt, wind, rates
         self.side = int(2 ** np.ceil(np.log2(2 * size)))
         waves = wavelength / 2.6 ** np.arange(1 + len(weights))

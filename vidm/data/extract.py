@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from vidm.data.layouts import SPLITS, Candidate, find_clips
 from vidm.data.store import FrameStore, StoreWriter
 from vidm.data.video import Probe, VideoError, decode, probe
 from vidm.errors import InputError
+from vidm.machine import cores
 from vidm.progress import bar
 
 SHOWN = 10  # skipped files that a summary names; the store lists all
@@ -32,14 +33,7 @@ class Clip:
     fps: float
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def extract(
-    source: str | Path, out: str | Path, facts: config.Dataset, origin: str = "raw", workers: int = 0
-) -> str:
+def extract(source: str | Path, out: str | Path, facts: config.Dataset, origin: str = "raw", workers: int = 0) -> str:
     """Decode every video below `source` into the frame store `out`; return a summary for people.
 
     Clips are in the order of their source names, whatever the number of workers (0: one per core). Files that
@@ -52,18 +46,16 @@ def extract(
     candidates = find_clips(source)
     if not candidates:
         raise InputError(f"{source}: no video in this folder; put some there")
-    started, seen, files = (
-        time.monotonic(),
-        {},
-        {},
-    )  # digest -> source; first clip -> digest, for clips without a split
+    started, frames = time.monotonic(), 0
+    seen: dict[str, str] = {}  # digest of a file's bytes -> its source
+    files: dict[str, list[int]] = {}  # digest -> its clips, of files that no folder gives a split
     side = facts.resolution
     with (
         StoreWriter(out, side, side, facts.model_dump(mode="json"), origin) as writer,
         bar(len(candidates), f"extract {_shown(source.name)}", "files") as progress,
+        closing(_decoded(candidates, facts, out.parent, workers or cores())) as stream,
     ):
-        frames = 0
-        for candidate, result in _decoded(candidates, facts, out.parent, workers or cores()):
+        for candidate, result in stream:
             try:
                 if candidate.reason:
                     raise VideoError(candidate.reason)
@@ -175,9 +167,7 @@ def inspect(path: str | Path) -> str:
         with FrameStore(path) as store:
             sizes = {f"{store.shape[1]} x {store.shape[0]}"}
             return (
-                _report(
-                    path, store.splits, sizes, store.lengths, store.fps, store.skipped, f", {store.origin}"
-                )
+                _report(path, store.splits, sizes, store.lengths, store.fps, store.skipped, f", {store.origin}")
                 + f"\nsha256 {store.sha256}"
             )
     candidates = find_clips(path)

@@ -93,9 +93,7 @@ class Scene:
         self._sky(rng)
         self._ground(rng)
         inner = self.main.at(0)[self.inner]
-        self.threshold = np.float32(
-            np.quantile(inner[self.ground < 0.5], 1 - rng.uniform(*KINDS[self.kind].cover))
-        )
+        self.threshold = np.float32(np.quantile(inner[self.ground < 0.5], 1 - rng.uniform(*KINDS[self.kind].cover)))
 
     def _clouds(self, rng: np.random.Generator, kind: Kind) -> None:
         # 2 to 5 px a frame at 128 px, in the middle of the picture, mostly sideways.
@@ -173,9 +171,7 @@ class Scene:
             face = (0.4 * self.glow + 0.6 * np.float32([1, 0.98, 0.88])).astype(np.float32)
         sky = sky + disc[..., None] * (face - sky)
         self.sky = np.ascontiguousarray(sky.transpose(2, 0, 1), np.float32)
-        self.bloom = (
-            np.float32(0.0 if self.night else 0.5) * np.exp(-r / np.float32(0.07)) * np.float32(warmth)
-        )
+        self.bloom = np.float32(0.0 if self.night else 0.5) * np.exp(-r / np.float32(0.07)) * np.float32(warmth)
         towards = np.array([x - 0.5, min(y, 0.35) - 0.55])
         towards /= np.hypot(*towards)
         self.light = [np.rint(towards * reach * self.size).astype(int) for reach in (0.028, 0.06, 0.105)]
@@ -233,15 +229,15 @@ class Scene:
         return np.stack([self.frame(n) for n in range(self.length)])
 
     def flow(self, n_from: int, n_to: int) -> np.ndarray:
-        """True motion (dx, dy), (2, size, size) float32, pixels: frame n_to has at p + flow what n_from has at p.
+        """True motion (dx, dy), (2, size, size) float32, pixels, as SpyNet(reference n_from, supporting n_to).
 
-        SpyNet's convention with reference n_from and supporting n_to. Zero where the picture stands still: on
-        hills, on clear sky, on the sun.
+        Frame n_to shows at p + flow what frame n_from shows at p. Zero where the picture stands still: on hills,
+        on clear sky, on the sun.
         """
         opacity, _ = self._opacity(n_from)
         flow = self.main.flow(n_to - n_from)
         behind = self.high.flow(n_to - n_from) if self.veil > 0.5 else np.zeros_like(flow)
-        return np.where(opacity > 0.5, flow, behind) * (self.ground < 0.5)
+        return np.where(opacity > 0.5, flow, behind) * (self.ground < 0.5).astype(np.float32)
 
     def mask(self, n_from: int, n_to: int) -> np.ndarray:
         """Where texture of the main layer shows the flow: (size, size) float32 in [0, 1].
@@ -275,7 +271,8 @@ def render(out: Path, facts: Procedural, workers: int = 0) -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = [(split, i) for split in SPLITS for i in range(getattr(facts, split))]
     workers = min(workers or cores, cores, len(jobs))
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.rendering")
+    place = out.resolve()
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.rendering")
     try:
         for split in SPLITS:
             (temporary / split).mkdir(parents=True)
@@ -288,7 +285,8 @@ def render(out: Path, facts: Procedural, workers: int = 0) -> str:
         manifest = {"renderer": RENDERER, "facts": facts.model_dump(), "files": len(jobs)}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         (temporary / _MARK).touch()
-        _replace(out, temporary)
+        _refuse_foreign(out)  # again: something may have been put there meanwhile
+        _replace(place, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     size = sum(file.stat().st_size for file in out.rglob("*.mp4")) / 1e6
@@ -316,22 +314,16 @@ def _refuse_foreign(out: Path) -> None:
         raise InputError(f"{out}: not a folder; give --out a new one")
     if not out.is_dir():
         return
-    files = [
-        path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()
-    ]
+    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     if files and not {"manifest.json", _MARK} & set(files):
-        raise InputError(
-            f"{out}: holds files that were not rendered here, such as '{files[0]}'; give another --out"
-        )
+        raise InputError(f"{out}: holds files that were not rendered here, such as '{files[0]}'; give another --out")
     for name in files:
         if not _OWN.fullmatch(name):
-            raise InputError(
-                f"{out}: holds '{name}', which was not rendered here; move it or give another --out"
-            )
+            raise InputError(f"{out}: holds '{name}', which was not rendered here; move it or give another --out")
 
 
 def _replace(out: Path, new: Path) -> None:
-    """Put `new` in the place of `out`; the old folder stays until then."""
+    """Put `new` in the place of `out`, whose old content stays until then."""
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     if out.exists():
         out.rename(old)

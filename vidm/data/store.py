@@ -27,8 +27,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vidm.data import replacing
 from vidm.errors import InputError
+from vidm.files import replacing
 
 FORMAT, VERSION = "vidm-frames", 1
 CHUNK_BYTES = 256 * 1024  # a few frames: a window touches few chunks, a single frame reads little too much
@@ -91,15 +91,12 @@ class StoreWriter:
             self._stack = stack.pop_all()
         return self
 
-    def add(
-        self, frames: np.ndarray, *, fps: float, stride: int = 1, split: str, source: str, cls: str = ""
-    ) -> int:
+    def add(self, frames: np.ndarray, *, fps: float, stride: int = 1, split: str, source: str, cls: str = "") -> int:
         """Append one clip, (T, H, W, 3) uint8; return its index. `fps` is that of these frames."""
         frames = np.ascontiguousarray(frames)
         if frames.dtype != np.uint8 or frames.shape[1:] != (self.height, self.width, 3) or not len(frames):
             raise ValueError(
-                f"{source}: expected uint8 (T, {self.height}, {self.width}, 3), "
-                f"got {frames.dtype} {frames.shape}"
+                f"{source}: expected uint8 (T, {self.height}, {self.width}, 3), got {frames.dtype} {frames.shape}"
             )
         start, self._total = self._total, self._total + len(frames)
         self._frames.resize(self._total, axis=0)
@@ -176,13 +173,9 @@ class FrameStore:
                 if file.attrs.get("format") != FORMAT:
                     raise InputError(f"{self.path}: not a frame store of vidm; {REMEDY}")
                 if file.attrs["version"] != VERSION:
-                    raise InputError(
-                        f"{self.path}: version {file.attrs['version']}, expected {VERSION}; {REMEDY}"
-                    )
+                    raise InputError(f"{self.path}: version {file.attrs['version']}, expected {VERSION}; {REMEDY}")
                 table = {
-                    field: (
-                        file[f"clip_{field}"].asstr()[:].tolist() if kind is str else file[f"clip_{field}"][:]
-                    )
+                    field: (file[f"clip_{field}"].asstr()[:].tolist() if kind is str else file[f"clip_{field}"][:])
                     for field, kind in FIELDS.items()
                 }
                 attributes = dict(file.attrs)
@@ -191,9 +184,7 @@ class FrameStore:
         except FileNotFoundError:
             raise InputError(f"{self.path}: no such frame store; {REMEDY}") from None
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise InputError(
-                f"{self.path}: not a whole HDF5 frame store ({_line(error)}); {REMEDY}"
-            ) from None
+            raise InputError(f"{self.path}: not a whole HDF5 frame store ({_line(error)}); {REMEDY}") from None
         self._starts, self.lengths = table["start"], table["length"]
         if channels != 3 or (len(self._starts) and (self._starts + self.lengths).max() > total):
             raise InputError(f"{self.path}: its table of clips does not fit its frames; {REMEDY}")
@@ -230,9 +221,7 @@ class FrameStore:
             length = max(0, -(-(whole - start) // step))
         stop = start + (length - 1) * step + 1 if length else start
         if stop > whole:
-            raise IndexError(
-                f"clip {i} ({self.sources[i]}) has {whole} frames, asked for {start}..{stop - 1}"
-            )
+            raise IndexError(f"clip {i} ({self.sources[i]}) has {whole} frames, asked for {start}..{stop - 1}")
         first = int(self._starts[i])
         # A strided hyperslab is slow in HDF5: read the span, then stride in memory.
         span = self._read(first + start, first + stop)

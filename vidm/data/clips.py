@@ -1,0 +1,244 @@
+"""Frames for training and metrics, drawn without state: item k of step s is a function of (seed, s, k) alone.
+
+    content   (frame)                     one frame of one clip
+    motion    (first, previous, target)   x_0, x_{n-1}, x_n of a window of N frames, n uniform in 1..N-1
+    metrics   (window)                    one window a clip, its place fixed by the seed and the clip's content
+
+An item also brings what the loss needs by chance (t, noise, conditioning noise), so that any number of workers,
+ranks or restarts trains on the same numbers. Clips are counted in the order of their content hashes: neither
+their names nor their order in the file matter.
+
+Shapes: frames and noise are (3, H, W) float32, frames in [-1, 1] as x / 127.5 - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vidm.data.store import FrameStore
+from vidm.errors import InputError
+
+IN_MEMORY = 2 << 30  # bytes of frames that are kept in memory rather than read window by window
+
+
+def item_rng(seed: int, step: int, k: int) -> np.random.Generator:
+    """The source of everything random in item k of global step `step`. All at least 0."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step, k])))
+
+
+def scaled(frames: np.ndarray) -> np.ndarray:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [-1, 1]."""
+    return np.ascontiguousarray(np.moveaxis(frames, -1, -3), dtype=np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def _by_content(store: FrameStore, split: str | None, frames: int) -> list[int]:
+    """Clips of a split with at least `frames` frames, by content hash. Raises InputError where none is left."""
+    inside = store.indices(split)
+    if not inside:
+        raise InputError(
+            f"{store.path}: no clip of split '{split}'; it has {', '.join(sorted(set(store.splits))) or 'none'}"
+        )
+    kept = [i for i in inside if store.length(i) >= frames]
+    if not kept:
+        longest = max(store.length(i) for i in inside)
+        raise InputError(
+            f"{store.path}: no clip of split '{split}' has {frames} frames, the longest {longest}; "
+            "ask for fewer frames or a smaller stride"
+        )
+    return sorted(kept, key=lambda i: (store.hashes[i], store.sources[i]))
+
+
+class _Draw:
+    """What both draws share: clips, frames in memory where they fit, the order of what is drawn."""
+
+    frames = 1
+
+    def __init__(
+        self, store: FrameStore, split: str = "train", flip: bool = True, seed: int = 0, steps: int = 1000
+    ) -> None:
+        self.store, self.flip, self.seed, self.steps = store, flip, seed, steps
+        self.clips = _by_content(store, split, self.frames)
+        self.class_names = sorted(set(store.classes))
+        self._class = {name: k for k, name in enumerate(self.class_names)}
+        size = sum(store.length(i) for i in self.clips) * store.shape[0] * store.shape[1] * 3
+        self._keep = size <= IN_MEMORY
+        self._memory: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_memory": {}}
+
+    def load(self) -> None:
+        """Read the clips into memory, once, where they fit."""
+        if self._keep and not self._memory:
+            self._memory = {i: self.store.read(i) for i in self.clips}
+
+    def _window(self, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A clip, uniform over clips, and `self.frames` frames from a uniform place: (T, H, W, 3) uint8."""
+        self.load()
+        i = self.clips[rng.integers(len(self.clips))]
+        start = int(rng.integers(self.store.length(i) - self.frames + 1))
+        if i in self._memory:
+            return i, self._memory[i][start : start + self.frames]
+        return i, self.store.read(i, start, self.frames)
+
+    def _chance(self, rng: np.random.Generator) -> dict[str, Any]:
+        """t uniform in 0..steps-1 and standard normal noise (3, H, W)."""
+        return {"t": rng.integers(self.steps), "noise": rng.standard_normal((3, *self.store.shape), np.float32)}
+
+    def item(self, step: int, k: int) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class FrameDraw(_Draw):
+    """Single frames, for content training: clip uniform over clips, frame uniform, mirrored by 1/2.
+
+    `item(step, k)` -> frame, noise (3, H, W) float32; t, clip, cls (index into `class_names`) int64; flipped bool.
+    steps: of the diffusion. Raises InputError where the split has no clip.
+    """
+
+    def item(self, step: int, k: int) -> dict[str, Any]:
+        rng = item_rng(self.seed, step, k)
+        i, window = self._window(rng)
+        flipped = self.flip and bool(rng.integers(2))
+        frame = scaled(window[0, :, ::-1] if flipped else window[0])
+        return {"frame": frame, **self._chance(rng), **_facts(i, self._class[self.store.classes[i]], flipped)}
+
+
+class TripletDraw(_Draw):
+    """First, previous and n-th frame of a window of N = `frames`, for motion training (Algorithm 1).
+
+    `item(step, k)` -> first, previous, target, noise, previous_noise (3, H, W) float32; level float32 in [0, 1);
+    n (1..N-1), t, clip, cls int64; flipped bool. All three frames are mirrored or none. `level` and
+    `previous_noise` are for conditioning augmentation and are drawn whether it is used or not.
+    Raises InputError where the split has no clip of N frames.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        frames: int,
+        split: str = "train",
+        flip: bool = True,
+        seed: int = 0,
+        steps: int = 1000,
+    ) -> None:
+        if frames < 2:
+            raise ValueError(f"frames = {frames}: a triplet needs 2 at least")
+        self.frames = frames
+        super().__init__(store, split, flip, seed, steps)
+
+    def item(self, step: int, k: int) -> dict[str, Any]:
+        rng = item_rng(self.seed, step, k)
+        i, window = self._window(rng)
+        n = rng.integers(1, self.frames)
+        flipped = self.flip and bool(rng.integers(2))
+        first, previous, target = scaled(window[[0, n - 1, n], :, ::-1] if flipped else window[[0, n - 1, n]])
+        chance = self._chance(rng)
+        return {
+            "first": first,
+            "previous": previous,
+            "target": target,
+            "n": n,
+            **chance,
+            "level": np.float32(rng.random(dtype=np.float32)),
+            "previous_noise": rng.standard_normal(first.shape, np.float32),
+            **_facts(i, self._class[self.store.classes[i]], flipped),
+        }
+
+
+def _facts(clip: int, cls: int, flipped: bool) -> dict[str, Any]:
+    return {"clip": np.int64(clip), "cls": np.int64(cls), "flipped": np.bool_(flipped)}
+
+
+class _Items(Dataset):
+    """A draw as torch's map-style data set; its keys are (step, k)."""
+
+    def __init__(self, draw: _Draw) -> None:
+        self.draw = draw
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        return self.draw.item(*key)
+
+
+class _Keys:
+    """The keys of each step's items: k = rank, rank + world, ..."""
+
+    def __init__(self, batch: int, start: int, stop: int, rank: int, world: int) -> None:
+        self.steps, self.ks = range(start, stop), range(rank, batch, world)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(step, k) for k in self.ks] for step in self.steps)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Items -> one dictionary of tensors with a first axis of items; dtypes stay."""
+    return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
+
+
+def batches(
+    draw: FrameDraw | TripletDraw,
+    batch: int,
+    start: int,
+    stop: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of the global steps start..stop-1: dictionaries of tensors, `batch / world` items each.
+
+    `batch` counts the items of all ranks. The same numbers for any number of workers, and together for any
+    number of ranks. Touches no global random state.
+    """
+    if batch % world:
+        raise ValueError(f"batch = {batch} is not a multiple of {world} ranks")
+    draw.load()
+    draw.store.close()  # a forked worker must not inherit an open file
+    loader = DataLoader(
+        _Items(draw),
+        batch_sampler=_Keys(batch, start, stop, rank, world),
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # else DataLoader draws a seed from the global one
+    )
+    yield from loader
+
+
+def windows(
+    store: FrameStore,
+    split: str | None,
+    frames: int,
+    start_rule: Literal["random", "first"] = "random",
+    stride: int = 1,
+    seed: int = 0,
+) -> list[tuple[int, int]]:
+    """One window (clip, start) a clip that is long enough: `frames` frames, every `stride`-th.
+
+    The start is 0 ("first") or uniform, fixed by `seed` and the clip's content. The list is in the order of the
+    content hashes, so that its beginning is a fair sample. split None: all clips.
+
+    Raises InputError where no clip is long enough.
+    """
+    if start_rule not in ("random", "first"):
+        raise ValueError(f"start_rule = {start_rule!r}; 'random' or 'first'")
+    span = (frames - 1) * stride + 1
+    found = []
+    for i in _by_content(store, split, span):
+        free = store.length(i) - span + 1
+        rng = np.random.default_rng([seed, int(store.hashes[i][:16], 16)])
+        found.append((i, int(rng.integers(free)) if start_rule == "random" else 0))
+    return found
+
+
+def read_windows(
+    store: FrameStore, windows: list[tuple[int, int]], frames: int, stride: int = 1
+) -> Iterator[np.ndarray]:
+    """The frames of each window: (T, H, W, 3) uint8."""
+    return (store.read(i, start, frames, stride) for i, start in windows)
