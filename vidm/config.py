@@ -51,22 +51,16 @@ class Dataset(Facts):
     min_frames: Positive = Field(16, description="shorter clips are dropped, counted after the stride")
     max_frames: Positive | None = Field(None, description="longer clips are cut into pieces of this length")
     resize: Literal["area", "bilinear", "bicubic", "lanczos"] = "area"
-    test_fraction: Fraction = Field(
-        1 / 3, description="of a folder without train/ and test/, by a hash of the bytes"
-    )
+    test_fraction: Fraction = Field(1 / 3, description="of a folder without train/ and test/, by a hash of the bytes")
     procedural: Procedural | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Dataset:
         raw = Path(self.raw)
         if raw.is_absolute() or ".." in raw.parts:
-            raise ValueError(
-                f"raw: '{self.raw}' is not a path below the project; nearest: 'data/raw/{raw.name}'"
-            )
+            raise ValueError(f"raw: '{self.raw}' is not a path below the project; nearest: 'data/raw/{raw.name}'")
         if self.max_frames and self.max_frames < self.min_frames:
-            raise ValueError(
-                f"max_frames: {self.max_frames} is less than min_frames; nearest: {self.min_frames}"
-            )
+            raise ValueError(f"max_frames: {self.max_frames} is less than min_frames; nearest: {self.min_frames}")
         least = (self.min_frames - 1) * self.stride + 1
         if self.procedural and self.procedural.frames < least:
             raise ValueError(
@@ -95,9 +89,7 @@ class Network(Facts):
                 f"channels: {self.channels} is not a multiple of groups = {self.groups}; nearest: {nearest}"
             )
         for width in {self.channels * m for m in self.multipliers}:
-            if width % self.head_channels and (
-                self.attention or width == self.channels * self.multipliers[-1]
-            ):
+            if width % self.head_channels and (self.attention or width == self.channels * self.multipliers[-1]):
                 nearest = math.gcd(self.head_channels, self.channels)
                 raise ValueError(
                     f"head_channels: {self.head_channels} does not divide width {width}; nearest: {nearest}"
@@ -143,15 +135,10 @@ class Motion(Facts):
     training: Training = Training()
     posgn: bool = Field(True, description="PosGN; off: AdaGN on t alone")
     implicit: bool = Field(True, description="the motion code z, concatenated to x_t")
-    residual: Literal["features", "none"] = Field(
-        "features", description="how the residual encoder of x0 enters"
-    )
-    spynet: Literal["basicvsr", "none"] = Field(
-        "basicvsr", description="pretrained start of the motion code's network"
-    )
-    conditioning_noise: Fraction = Field(
-        0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper"
-    )
+    previous: bool = Field(False, description="x(n-1) itself concatenated to x_t; the paper shows only its flow")
+    residual: Literal["features", "none"] = Field("features", description="how the residual encoder of x0 enters")
+    spynet: Literal["basicvsr", "none"] = Field("basicvsr", description="pretrained start of the motion code's network")
+    conditioning_noise: Fraction = Field(0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper")
 
 
 class Sampling(Facts):
@@ -162,9 +149,7 @@ class Sampling(Facts):
     steps: Positive = Field(100, description="denoising steps of each further frame")
     eta: Fraction = Field(1.0, description="of DDIM: 0 deterministic, 1 as noisy as DDPM")
     clip: bool = Field(True, description="clip the predicted x0 to [-1, 1]")
-    noise_correlation: Fraction = Field(
-        0.0, description="of the initial noise between a video's frames; 0 = paper"
-    )
+    noise_correlation: Fraction = Field(0.0, description="of the initial noise between a video's frames; 0 = paper")
     batch: Positive = 16
     precision: Literal["fp32", "bf16"] = "bf16"
 
@@ -221,9 +206,7 @@ class Written(Preset):
 class Document(Facts):
     """params.yaml as it is written, before presets are merged. The JSON schema is this model's."""
 
-    model_version: int = Field(
-        description="raised when code changes the numbers; everything is trained again"
-    )
+    model_version: int = Field(description="raised when code changes the numbers; everything is trained again")
     presets: dict[str, Preset] = {}
     datasets: dict[Name, Dataset] = CLOSED
     experiments: dict[Name, Written] = CLOSED
@@ -271,9 +254,7 @@ def _resolve(raw: dict) -> Params:
         merged: dict = {"name": name}
         for preset in (names,) if isinstance(names, str) else names:
             if preset not in presets:
-                raise ConfigError(
-                    f"experiments.{name}.preset: no preset '{preset}'{faults.nearest(preset, presets)}"
-                )
+                raise ConfigError(f"experiments.{name}.preset: no preset '{preset}'{faults.nearest(preset, presets)}")
             merged = _merge(merged, presets[preset])
         experiments[name] = _merge(merged, own)
     try:

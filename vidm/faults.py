@@ -50,9 +50,7 @@ def plain(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):
-                raise ConfigError(
-                    f"{key or 'top'}: key {shown(name)} is not text; nearest: '{name}' in quotes"
-                )
+                raise ConfigError(f"{key or 'top'}: key {shown(name)} is not text; nearest: '{name}' in quotes")
         return {name: plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return tuple(plain(inner, f"{key}.{i}") for i, inner in enumerate(value))
@@ -63,7 +61,8 @@ def plain(value: Any, key: str = "") -> Any:
 
 def first(faults: list, model: type[BaseModel]) -> str:
     """The first of pydantic's errors, in one line. `model` is what was validated."""
-    fault = faults[0]
+    # A misspelt key is also a missing one: say what is there, not what isn't.
+    fault = min(faults, key=lambda f: f["type"] == "missing")
     loc, value, kind = list(fault["loc"]), fault.get("input"), fault["type"]
     ctx = fault.get("ctx") or {}
     if loc[-1] == "[key]":

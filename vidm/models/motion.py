@@ -9,8 +9,9 @@ n        frame, 1..frames-1                                                 (B,)
 z        motion code v(x_first, x_prev): SpyNet's flow in pixels, Eq. 8     (B, 2, S, S)
 r        features of x_first from the residual encoder, one per input block
 
-z is concatenated to x_t. r is added at each input block (see unet.py). The residual encoder sees t but not n (n = 0
-in its PosGN), so that r can be kept over all frames of a video; z changes once a frame.
+z is concatenated to x_t; by a switch beyond the paper (`previous`) x_prev itself too. r is added at each input block
+(see unet.py). The residual encoder sees t but not n (n = 0 in its PosGN), so that r can be kept over all frames of a
+video; z changes once a frame.
 """
 
 from __future__ import annotations
@@ -41,17 +42,18 @@ class MotionNetwork(nn.Module):
         self.time = None if facts.posgn else TimeEmbedding(network.channels)
         self.spynet = SpyNet() if facts.implicit else None
         self.residual = Encoder(network, 3, size, norm) if facts.residual == "features" else None
-        self.unet = UNet(network, 5 if facts.implicit else 3, 3, size, norm)
+        self.previous = facts.previous
+        self.unet = UNet(network, 3 + 2 * facts.implicit + 3 * facts.previous, 3, size, norm)
 
     def condition(self, t: Tensor, n: Tensor):
         """What the norms take: (t, n) for PosGN, an embedding of t for AdaGN."""
         return (t, n) if self.time is None else self.time(t)
 
     def motion_code(self, x_first: Tensor, x_prev: Tensor) -> Tensor | None:
-        """z (B, 2, S, S), Eq. 8; None where the model has none."""
-        if self.spynet is None:
-            return None
-        return self.spynet((x_first + 1) / 2, (x_prev + 1) / 2)
+        """z (B, 2, S, S), Eq. 8, and behind it x_prev where the model sees it; None where it has neither."""
+        z = [] if self.spynet is None else [self.spynet((x_first + 1) / 2, (x_prev + 1) / 2)]
+        z += [x_prev] if self.previous else []
+        return torch.cat(z, dim=1) if z else None
 
     def first_features(self, x_first: Tensor, t: Tensor) -> list[Tensor] | None:
         """r of every input block; a function of (x_first, t) alone. None where the model has none."""
