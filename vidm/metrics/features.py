@@ -20,7 +20,7 @@ from vidm.metrics.frechet import Moments, frechet_distance
 from vidm.metrics.i3d import CLASSES, I3D
 from vidm.metrics.protocol import Protocol, preprocess
 
-BATCH = 8  # clips, about 0.1 GB each; fewer are slower per clip (benchmarks/i3d.py)
+BATCH = 4  # clips, about 0.1 GB each; more is no faster on idle cores (benchmarks/i3d.py)
 FOLDER = Path("runs/features")
 VERSION = 1  # raise when a change of the code changes features
 

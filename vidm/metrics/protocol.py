@@ -128,7 +128,7 @@ def preprocess(clips: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
             x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
         else:
             x = _bilinear_tf1(_bilinear_tf1(x, 2), 3).contiguous(memory_format=torch.channels_last)
-    x = x * ((protocol.high - protocol.low) / 255) + protocol.low
+    x = x.mul_((protocol.high - protocol.low) / 255).add_(protocol.low)
     return x.permute(0, 2, 3, 1).unflatten(0, (batch, frames)).permute(0, 4, 1, 2, 3)
 
 

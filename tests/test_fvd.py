@@ -1,0 +1,126 @@
+"""FVD of arrays: published values, what a wrong choice moves, protocols, bad input."""
+
+import numpy as np
+import pytest
+import torch
+
+from vidm.errors import InputError
+from vidm.metrics import fvd
+from vidm.metrics.features import distance
+from vidm.metrics.frechet import Moments, frechet_distance
+from vidm.metrics.i3d import load_i3d
+from vidm.metrics.protocol import PROTOCOLS, find, preprocess, table
+
+
+@pytest.fixture(scope="module")
+def model():
+    try:
+        return load_i3d()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """Two small sets: flickering squares that move, and others."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (3, 18, 12, 12, 3), np.uint8), rng.integers(90, 160, (3, 16, 12, 12, 3), np.uint8)
+
+
+@pytest.mark.pipeline
+def test_random_clips_give_the_published_value(model):
+    """256 clips: minutes. Published: 10.13808536529541 (TensorFlow), 10.138084766713924 (torch)."""
+    sides = []
+    for seed in (1, 2):
+        rng, moments = np.random.RandomState(seed), Moments()
+        for _ in range(32):  # the same stream as rand(128, ...) at once, without its 2.5 GB
+            batch = rng.rand(4, 16, 224, 224, 3).astype(np.float32)
+            with torch.inference_mode():
+                moments.update(model(torch.from_numpy(batch).permute(0, 4, 1, 2, 3)).numpy())
+        sides.append(moments)
+    one, two = sides
+    value = frechet_distance(one.mean, one.covariance(1), two.mean, two.covariance(1))
+    assert value == pytest.approx(10.13808536529541, rel=2e-6)
+    biased = frechet_distance(one.mean, one.covariance(0), two.mean, two.covariance(0))
+    assert biased == pytest.approx(10.06279, rel=2e-6)
+
+
+def test_fvd_is_the_distance_of_its_features(model, clips):
+    real, fake = clips[1], clips[1][:, ::-1].copy()
+    found = fvd(real, fake)
+    with torch.inference_mode():
+        features = [model(preprocess(c, find("styleganv"))).double().numpy() for c in (real, fake)]
+    expected = frechet_distance(*(f(a) for a in features for f in (lambda a: a.mean(0), lambda a: np.cov(a.T, ddof=0))))
+    assert found.value == pytest.approx(expected, rel=1e-5)
+    assert found.n == 3 and found.protocol.name == "styleganv"
+    assert any("rank-deficient" in text for text in found.warnings)
+
+
+def test_a_wrong_range_differs_and_the_labelled_bug_is_that_range(model, clips):
+    real, fake = clips[1], 255 - clips[1]
+    right, wrong = fvd(real, fake, "styleganv"), fvd(real, fake, "vidm-script")
+    assert abs(wrong.value / right.value - 1) > 0.1
+    with torch.inference_mode():
+        features = [model((preprocess(c, find("styleganv")) + 1) / 2).numpy() for c in (real, fake)]
+    assert wrong.value == pytest.approx(distance(*features, find("vidm-script")), rel=1e-5)
+
+
+def test_order_of_the_videos_does_not_matter_and_the_smaller_side_decides(model, clips):
+    real, fake = clips
+    found = fvd(real, fake[:2])
+    assert found.n == 2
+    assert fvd(real[::-1], fake[1::-1]).value == pytest.approx(found.value, rel=1e-4)
+
+
+def test_preprocessing_by_hand():
+    clip = np.zeros((1, 1, 2, 2, 3), np.uint8)
+    clip[0, 0, :, 1] = 255  # black to the left, white to the right
+    plain = preprocess(clip, find("styleganv"))
+    grid = preprocess(clip, find("tf"))
+    assert plain.shape == grid.shape == (1, 3, 1, 224, 224) and plain.dtype == torch.float32
+    x = torch.arange(224, dtype=torch.float32)
+    centres = ((x + 0.5) * 2 / 224 - 0.5).clamp(0, 1)  # align_corners=False, ends clamped
+    torch.testing.assert_close(plain[0, 1, 0, 100], centres * 2 - 1)
+    torch.testing.assert_close(grid[0, 1, 0, 100], (x * 2 / 224).clamp(0, 1) * 2 - 1)
+    torch.testing.assert_close(preprocess(clip, find("vidm-script")), (plain + 1) / 2)
+
+
+@pytest.mark.parametrize("side", [(7, 9), (300, 240)])
+def test_the_two_resizes_are_one_shifted(side):
+    # On a plane both are exact away from the ends: they differ by half a pixel of the target, in source pixels.
+    y, x = np.mgrid[: side[0], : side[1]]
+    plane = np.broadcast_to((y * 0.4 + x * 0.5).astype(np.uint8)[..., None], (1, 1, *side, 3))
+    grid = preprocess(np.ascontiguousarray(plane), find("tf"))
+    assert grid[0, 0, 0, 0, 0].item() == pytest.approx(plane[0, 0, 0, 0, 0] / 127.5 - 1, abs=1e-6)
+
+
+def test_full_size_clips_are_scaled_only():
+    clip = np.random.default_rng(0).integers(0, 256, (1, 2, 224, 224, 3), np.uint8)
+    expected = torch.from_numpy(clip).permute(0, 4, 1, 2, 3) / 127.5 - 1
+    for name in ("styleganv", "tf"):
+        torch.testing.assert_close(preprocess(clip, find(name)), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("real", "message"),
+    [
+        (np.zeros((3, 16, 8, 8, 3), np.float32), "uint8"),
+        (np.zeros((3, 3, 16, 8, 8), np.uint8), r"\(N,T,H,W,3\)"),
+        (np.zeros((16, 8, 8, 3), np.uint8), r"\(N,T,H,W,3\)"),
+        (np.zeros((1, 16, 8, 8, 3), np.uint8), "needs 2 or more"),
+        (np.zeros((3, 15, 8, 8, 3), np.uint8), "3 more have fewer frames"),
+        ([[1, 2]], "uint8"),
+    ],
+)
+def test_bad_arrays_are_named(real, message):
+    with pytest.raises(InputError, match=message) as caught:
+        fvd(real, np.zeros((2, 16, 8, 8, 3), np.uint8))
+    assert str(caught.value).startswith("real:") and "\n" not in str(caught.value)
+
+
+def test_protocols_are_found_by_name():
+    assert next(iter(PROTOCOLS)) == "styleganv"
+    with pytest.raises(InputError, match="did you mean 'styleganv'"):
+        find("stylegan-v")
+    for name, p in PROTOCOLS.items():
+        assert name in table() and p.facts()["name"] == name
