@@ -119,6 +119,7 @@ BAD = [
     ("experiments/sky/sampling/content_steps", 1001, ["content_steps", "1001", "nearest: 1000"], False),
     ("experiments/sky/sampling/noise_correlation", 1.5, ["noise_correlation", "1.5", "nearest: 1"], True),
     ("experiments/sky/metrics/protocols", [], ["metrics.protocols", "[]", "too short"], True),
+    ("experiments/sky/metrics/protocols", ["stylegan"], ["protocols.0", "'stylegan'", "'styleganv'"], True),
     ("datasets/sky/raw", "/videos/sky", ["datasets.sky.raw", "'/videos/sky'", "'data/raw/sky'"], False),
     ("datasets/sky/raw", "data/../../sky", ["datasets.sky.raw", "'data/../../sky'", "'data/raw/sky'"], False),
     ("datasets/sky/raw", "-", ["datasets.sky.raw", "missing"], True),
@@ -195,6 +196,16 @@ def test_shipped_params_pass_both(shipped):
 def test_schema_on_disk_is_the_models():
     on_disk = json.loads((ROOT / "workflow/schemas/params.schema.json").read_text(encoding="utf-8"))
     assert on_disk == config.schema(), "run: vidm schema --out workflow/schemas/params.schema.json"
+
+
+def test_protocols_are_those_of_the_metrics():
+    from vidm.metrics.protocol import PROTOCOLS
+
+    for name in PROTOCOLS:
+        config.resolve(changed("experiments/sky/metrics/protocols", [name]))
+    with pytest.raises(ConfigError) as caught:
+        config.resolve(changed("experiments/sky/metrics/protocols", ["none"]))
+    assert f"is not one of {', '.join(PROTOCOLS)};" in str(caught.value)
 
 
 def test_last_preset_wins_and_own_keys_win_over_all():

@@ -122,6 +122,7 @@ class Content(Facts):
     """One frame from noise: Eqs. 3-4."""
 
     constant: bool = Field(True, description="the learnable constant c, concatenated to x_t")
+    constant_start: Literal["normal", "zeros"] = Field("normal", description="c before training; the paper is silent")
     network: Network = Network()
     diffusion: Diffusion = Diffusion()
     training: Training = Training()
@@ -155,7 +156,8 @@ class Sampling(Facts):
 
 
 class Metrics(Facts):
-    protocols: Annotated[tuple[str, ...], Field(min_length=1)] = ("styleganv",)
+    # Said here, too, so that a misspelt one is found now and not after the training.
+    protocols: Annotated[tuple[Literal["styleganv", "tf", "vidm-script"], ...], Field(min_length=1)] = ("styleganv",)
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
 
 

@@ -5,7 +5,7 @@ x_t     noisy frame                                                    (B, 3, S,
 t       diffusion step, 0..steps-1                                     (B,) or (1,)
 c       learnable constant, concatenated to x_t ("truncation trick")   (1, 3, S, S)
 
-c starts from N(0, 1). Time enters through AdaGN, as in Dhariwal & Nichol (2021).
+c starts from N(0, 1), or from 0 by a switch: N(0, 1) is noise that a short training has to unlearn. Time enters through AdaGN, as in Dhariwal & Nichol (2021).
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class ContentNetwork(nn.Module):
         channels, groups = facts.network.channels, facts.network.groups
         self.size = size
         self.time = TimeEmbedding(channels)
-        self.constant = nn.Parameter(torch.randn(1, 3, size, size)) if facts.constant else None
+        start = torch.randn if facts.constant_start == "normal" else torch.zeros
+        self.constant = nn.Parameter(start(1, 3, size, size)) if facts.constant else None
         self.unet = UNet(
             facts.network,
             in_channels=6 if facts.constant else 3,

@@ -1,0 +1,152 @@
+"""The command line: help with an example on every command, and one line on bad input."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from vidm import cli
+
+ROOT = Path(__file__).parents[1]
+CONTRACT = {
+    "data render", "data extract", "data inspect", "weights list", "weights fetch", "train content", "train motion",
+    "sample", "fvd", "compare",
+}  # fmt: skip
+
+
+def commands(app: typer.Typer) -> dict[str, object]:
+    """'data render' -> its click command, for all there are."""
+
+    def walk(command, prefix):
+        if hasattr(command, "commands"):
+            for name, inner in command.commands.items():
+                yield from walk(inner, [*prefix, name])
+        else:
+            yield " ".join(prefix), command
+
+    return dict(walk(typer.main.get_command(app), []))
+
+
+COMMANDS = commands(cli.app)
+
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def vidm(monkeypatch, capfd):
+    """Run `vidm ...` in this process, from the project's root: a fresh one takes seconds to load torch."""
+
+    def run(*arguments: str, cwd: Path = ROOT) -> Ended:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["vidm", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        return Ended(ended.value.code or 0, *capfd.readouterr())
+
+    return run
+
+
+def test_contract_commands_are_there():
+    assert set(COMMANDS) >= CONTRACT
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_a_working_example(name):
+    """The example is of this command, and its options and arguments are ones that the command takes."""
+    command = COMMANDS[name]
+    assert command.help
+    assert command.epilog and command.epilog.startswith(f"Example: vidm {name}")
+    words = command.epilog.removeprefix(f"Example: vidm {name}").split()
+    command.make_context(name, words)  # raises where an option is unknown or an argument is missing
+
+
+@pytest.mark.parametrize("name", ["data extract", "fvd"])
+def test_help_as_a_user_sees_it(vidm, name):
+    ended = vidm(*name.split(), "--help")
+    assert ended.returncode == 0
+    assert f"Example: vidm {name}" in " ".join(ended.stdout.split())
+
+
+def test_every_rule_of_the_workflow_calls_a_command_as_it_is():
+    """What the rules type is parsed by the commands: an option that is not there stops a run after hours."""
+    text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    shells = re.findall(r'shell:\s+((?:"[^"]*"\s*)+)', text)
+    assert len(shells) == 7
+    for shell in shells:
+        line = "".join(re.findall(r'"([^"]*)"', shell)).split(" 2>&1")[0]
+        line = line.replace("{params.spynet}", "--spynet x").replace("{params.source}", "x --rendered")
+        program, *words = re.sub(r"\{[^}]*\}", "x", line).split()
+        assert program == "vidm"
+        name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+        COMMANDS[name].make_context(name, words[len(name.split()) :])
+
+
+def test_as_a_program_of_its_own():
+    command = [str(Path(sys.executable).parent / "vidm"), "train", "content", "skyy", "--frames", "x", "--out", "x"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == "vidm: experiment 'skyy' is not in params.yaml; did you mean 'sky'?\n"
+
+
+BAD = [
+    (["data", "render", "skyy", "--out", "{tmp}/o"], "did you mean 'sky'"),
+    (["data", "extract", "{tmp}/none", "--dataset", "sky", "--out", "{tmp}/o.h5"], "no such folder"),
+    (["data", "extract", "{tmp}", "--dataset", "sky", "--out", "{tmp}/o.h5"], "{tmp}"),
+    (["data", "inspect", "{tmp}/none"], "{tmp}/none"),
+    (["data", "inspect", "{tmp}/text.h5"], "text.h5"),
+    (["weights", "fetch", "i3"], "did you mean 'i3d'"),
+    (["train", "content", "skyy", "--frames", "{tmp}/f.h5", "--out", "{tmp}/o"], "did you mean 'sky'"),
+    (["train", "content", "sky", "--frames", "{tmp}/none.h5", "--out", "{tmp}/o"], "none.h5"),
+    (["train", "motion", "sky", "--frames", "{tmp}/text.h5", "--out", "{tmp}/o"], "text.h5"),
+    (["sample", "sky", "--content", "{tmp}/c", "--motion", "{tmp}/m", "--out", "{tmp}/o"], "{tmp}/c"),
+    (["fvd", "{tmp}/none.npy", "{tmp}/none.npy"], "none.npy"),
+    (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "styleganw"], "styleganv"),
+    (["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out", "{tmp}/o"], "s.h5"),
+    (["compare", "{tmp}/a.json", "{tmp}/b.json"], "a.json"),
+    (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/none.yaml"], "no such file"),
+    (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/bad.yaml"], "experimets"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "text.h5").write_text("not HDF5", encoding="utf-8")
+    (folder / "bad.yaml").write_text("model_version: 1\nexperimets: {}\n", encoding="utf-8")
+    np.save(folder / "a.npy", np.zeros((2, 16, 8, 8, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_bad_input_is_one_line_and_exit_2(vidm, bad, arguments, words):
+    ended = vidm(*(a.replace("{tmp}", str(bad)) for a in arguments))
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    said = [line for line in ended.stderr.splitlines() if line.startswith("vidm: ")]
+    assert len(said) == 1 and ended.stderr.rstrip().endswith(said[0]), ended.stderr
+    assert words.replace("{tmp}", str(bad)) in said[0]
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["sample"], ["sample", "sky", "--nonsense"], ["data", "render"]])
+def test_wrong_usage_is_exit_2(vidm, arguments):
+    ended = vidm(*arguments)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_run_outside_the_project(vidm, tmp_path):
+    ended = vidm("data", "render", "sky", "--out", "o", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "params.yaml: no such file; run from the project's root" in ended.stderr

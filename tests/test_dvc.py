@@ -1,0 +1,159 @@
+"""Snakemake owns the steps, DVC the bytes: neither makes the other do its work again. One tiny run of everything."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT, Project, copy
+from test_workflow import video
+
+pytestmark = pytest.mark.pipeline
+TARGET = "results/smoke_fvd.json"
+
+
+def for_smoke(project: Project) -> None:
+    """The project's own dvc.yaml, for the experiment that takes a minute."""
+    project.replace("dvc.yaml", "sky", "smoke")
+    project.replace("dvc.yaml", "--cores all", "--cores 1")
+    (project.folder / "dvc.lock").unlink(missing_ok=True)  # of the real run
+    project.commit("dvc.yaml for smoke")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Project:
+    """Run by Snakemake, then by DVC; pushed to a folder."""
+    folder = tmp_path_factory.mktemp("dvc")
+    project = copy(folder / "made")
+    for_smoke(project)
+    project.ok("snakemake", "--cores", "1", TARGET)
+    return project
+
+
+@pytest.fixture(scope="module")
+def repeated(made) -> dict:
+    """After Snakemake's run: what `dvc repro` did, and the times of all files before and after it."""
+    before = made.times()
+    said = made.ok("dvc", "repro")
+    return {"said": said, "before": before, "after": made.times()}
+
+
+@pytest.fixture(scope="module")
+def pushed(made, repeated) -> Project:
+    made.ok("dvc", "remote", "add", "--default", "storage", str(made.folder.parent / "remote"))
+    made.commit("run")
+    made.ok("dvc", "push")
+    return made
+
+
+def clone(of: Project, folder: Path) -> Project:
+    of.ok("git", "clone", "-q", str(of.folder), str(folder))
+    return Project(folder)
+
+
+def test_snakemake_twice(made):
+    assert made.planned(TARGET) == set()
+
+
+def test_every_kept_output_is_one_of_dvcs(made):
+    stages = yaml.safe_load((made.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    entries = [e for stage in stages.values() for key in ("outs", "plots", "metrics") for e in stage.get(key, [])]
+    names = [name for entry in entries for name in entry]
+    assert all(options["persist"] for entry in entries for options in entry.values())
+    for name in made.times():
+        assert any(name == out or name.startswith(f"{out}/") for out in names), f"{name} is in no stage"
+    for name in names:
+        assert (made.folder / name).exists(), name
+
+
+def test_dvc_repro_after_snakemake_makes_nothing_anew(repeated):
+    assert repeated["said"].count("Nothing to be done") == 4
+    assert repeated["before"] == repeated["after"]
+
+
+def test_dvc_repro_twice_runs_nothing(made, repeated):
+    assert "snakemake" not in made.ok("dvc", "repro")
+    assert made.planned(TARGET) == set()
+
+
+def test_metrics_and_plots_are_declared(made, repeated):
+    shown = json.loads(made.ok("dvc", "metrics", "show", "--json"))
+    assert shown[""]["data"][TARGET]["data"]["fvd"] > 0
+    made.ok("dvc", "plots", "show", "--out", "plots", "models/smoke/motion_loss.csv")
+    shutil.rmtree(made.folder / "plots")
+
+
+def test_pull_without_a_remote(tmp_path):
+    ended = copy(tmp_path / "alone").run("python", "workflow/scripts/pull.py")
+    assert ended.returncode == 2
+    assert ended.stdout.count("\n") == 1 and "dvc remote add" in ended.stdout
+
+
+def test_fresh_clone_without_raw_data_pulls_and_has_nothing_to_do(pushed, tmp_path):
+    fresh = clone(pushed, tmp_path / "fresh")
+    assert not (fresh.folder / "data/raw/smoke").exists()
+    said = fresh.ok("python", "workflow/scripts/pull.py", TARGET)
+    assert said.splitlines()[-1].endswith("up to date")
+    assert fresh.planned(TARGET) == set()
+    assert "snakemake" not in fresh.ok("dvc", "repro")
+    assert fresh.times().keys() == pushed.times().keys()
+    # What was pulled still knows its parameters: a change is seen.
+    fresh.replace("params.yaml", "conditioning_noise: 0.3", "conditioning_noise: 0.2")
+    assert fresh.planned(TARGET) == {"train_motion", "sample_smoke", "evaluate"}
+
+
+def test_pull_blesses_nothing_that_is_missing_or_of_other_data(pushed, tmp_path):
+    fresh = clone(pushed, tmp_path / "fresh")
+    video(fresh.folder / "data/raw/smoke/a.mp4", 1)
+    ended = fresh.run("python", "workflow/scripts/pull.py", TARGET)
+    assert ended.returncode == 2 and "data/raw (frames)" in ended.stdout
+    shutil.rmtree(fresh.folder / "data/raw/smoke")
+    lock = yaml.safe_load((fresh.folder / "dvc.lock").read_text(encoding="utf-8"))
+    del lock["stages"]["weights"]
+    (fresh.folder / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    shutil.rmtree(fresh.folder / "data/weights")
+    ended = fresh.run("python", "workflow/scripts/pull.py", TARGET)
+    assert ended.returncode == 2 and "data/weights/" in ended.stdout
+
+
+def test_videos_added_then_kept_by_dvc(pushed, tmp_path):
+    fresh = clone(pushed, tmp_path / "fresh")
+    fresh.ok("python", "workflow/scripts/pull.py", TARGET)
+    raw = fresh.folder / "data/raw/smoke"
+    for seed, name in enumerate(["a.mp4", "b.mp4", "c.mp4", "d.mp4"]):
+        video(raw / name, seed)
+    assert "data/raw" in fresh.ok("dvc", "status", "frames")
+    said = fresh.ok("dvc", "repro", "frames")
+    assert "vidm data extract data/raw/smoke" in said and "vidm data render" not in said
+    before = fresh.times()
+
+    fresh.ok("dvc", "add", *(f"data/raw/smoke/{name}" for name in ("a.mp4", "b.mp4", "c.mp4", "d.mp4")))
+    assert fresh.planned("data/frames/smoke.h5") == set()
+    fresh.ok("dvc", "repro", "frames")
+    assert fresh.times() == before
+    assert "snakemake" not in fresh.ok("dvc", "repro", "frames")
+    tracked = fresh.ok("git", "status", "--porcelain", "--untracked-files=all", "data/raw").splitlines()
+    assert sorted(line.split("/")[-1] for line in tracked) == [f"{n}.mp4.dvc" for n in "abcd"]
+
+    # Someone else gets the videos with the results, and nothing runs there either.
+    fresh.commit("videos")
+    fresh.ok("dvc", "push")
+    other = clone(fresh, tmp_path / "other")
+    other.ok("dvc", "pull", "frames", *(f"data/raw/smoke/{n}.mp4.dvc" for n in "abcd"))
+    other.ok("snakemake", "--cores", "1", "--touch", "--forceall", "data/frames/smoke.h5")
+    assert other.planned("data/frames/smoke.h5") == set()
+    assert "snakemake" not in other.ok("dvc", "repro", "frames")
+
+
+def test_lock_is_of_a_real_run():
+    path = ROOT / "dvc.lock"
+    if not path.exists():
+        pytest.skip("no dvc.lock: the real run was not made yet")
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert lock.keys() == stages.keys()
+    for name, stage in stages.items():
+        outs = {n for key in ("outs", "plots", "metrics") for entry in stage.get(key, []) for n in entry}
+        assert {out["path"] for out in lock[name]["outs"]} == outs
+        assert lock[name]["cmd"] == stage["cmd"]

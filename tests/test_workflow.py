@@ -1,0 +1,143 @@
+"""The workflow's plan: which rules would run, and what makes them run again. Nothing is trained here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from project import ROOT, Project, copy
+
+from vidm import config
+from vidm.data.video import encode
+
+pytestmark = pytest.mark.pipeline
+WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "evaluate"}
+TARGET = "results/smoke_fvd.json"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    return copy(tmp_path_factory.mktemp("workflow") / "a project")
+
+
+def video(path: Path, seed: int, frames: int = 16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (frames, 32, 32, 3), dtype=np.uint8)
+    encode(path, noise, 25)
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / name), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_lint_is_clean():
+    ended = tool("snakemake", "--lint")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_snakefmt_is_clean():
+    ended = tool("snakefmt", "--check", "Snakefile", "workflow")
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_every_rule_logs_and_the_costly_ones_are_timed():
+    text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
+    rules = re.split(r"^ *rule\b", text, flags=re.MULTILINE)[1:]
+    assert len(rules) == 7
+    for rule in rules:
+        assert "log:" in rule and "conda:" in rule
+        assert ("benchmark:" in rule) is not rule.startswith(" weights")
+
+
+def test_whole_plan(project):
+    assert project.planned(TARGET) == WHOLE
+    assert "all" in project.planned()  # and the default target is sky
+    assert "results/sky_fvd.json" in project.ok("snakemake", "--dry-run", "--cores", "1")
+
+
+def test_more_cores_than_the_machine_has_stay_one_job_at_a_time(project):
+    said = project.ok("snakemake", "--dry-run", "--cores", "64", TARGET)
+    heavy = said.count("threads: 64")
+    assert heavy == len(WHOLE) - 1  # all but the download take what is there, so no two run at once
+    assert said.count("gpu=1") == 4
+
+
+def test_bad_facts_stop_it_with_one_line(tmp_path):
+    project = copy(tmp_path / "bad")
+    project.replace("params.yaml", "noise_correlation", "noise_corelation")
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
+    assert ended.returncode != 0
+    assert "noise_corelation: unknown key; did you mean 'noise_correlation'?" in ended.stdout
+
+
+def test_config_that_vidm_would_not_see_is_refused(project):
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", "--config", "model_version=2", "--", TARGET)
+    assert ended.returncode != 0
+    assert "don't reach vidm" in ended.stdout
+
+
+def test_unknown_experiment_names_the_nearest(project):
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", "results/smok_fvd.json")
+    assert ended.returncode != 0
+    assert "did you mean 'smoke'" in ended.stdout
+
+
+def test_schema_says_what_the_models_say(project):
+    project.ok("vidm", "schema", "--out", "schema.json")
+    shipped = (project.folder / "workflow/schemas/params.schema.json").read_text(encoding="utf-8")
+    assert (project.folder / "schema.json").read_text(encoding="utf-8") == shipped
+
+
+def test_declared_videos_are_as_many_as_the_sheet_shows(project):
+    for name, experiment in config.load(ROOT / "params.yaml").experiments.items():
+        said = project.ok("snakemake", "--dry-run", "--cores", "1", f"results/{name}_fvd.json")
+        wanted = min(experiment.sampling.sheet, experiment.sampling.videos)
+        outputs = next(line for line in said.splitlines() if "output:" in line and "samples.h5" in line)
+        assert outputs.count(".mp4") == wanted
+
+
+def test_own_videos_and_what_makes_their_extraction_run_again(tmp_path):
+    project = copy(tmp_path / "own")
+    frames, raw = "data/frames/smoke.h5", project.folder / "data/raw/smoke"
+    names = ["a.mp4", "sub folder/b.mp4", "c'\"{d}\n$(touch gone).mp4", "e.mp4"]
+    for seed, name in enumerate(names):
+        video(raw / name, seed)
+    assert project.planned(TARGET) == WHOLE - {"render"}
+    project.ok("snakemake", "--cores", "1", frames)
+    assert not list(project.folder.glob("**/gone*"))
+    assert project.planned(frames) == set()
+
+    for name in ("README.md", "a.mp4.dvc", ".gitignore"):
+        (raw / name).write_text("no video\n", encoding="utf-8")
+    assert project.planned(frames) == set()
+    (raw / "a.mp4").touch()
+    assert project.planned(frames) == set(), "a new time alone is what git and dvc checkout make"
+    before = (raw / "a.mp4").read_bytes()
+
+    video(raw / "a.mp4", 9)
+    assert project.planned(frames) == {"extract"}, "replaced"
+    (raw / "a.mp4").write_bytes(before)
+    assert project.planned(frames) == set()
+    video(raw / "f.mp4", 5)
+    assert project.planned(frames) == {"extract"}, "added"
+    (raw / "f.mp4").rename(raw / "e.mp4")
+    assert project.planned(frames) == {"extract"}, "replaced by another, none more"
+
+    for path in raw.rglob("*.mp4"):
+        path.unlink()
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", frames)
+    assert ended.returncode != 0 and "dvc pull" in ended.stdout, "what DVC keeps is not replaced by the embedded sky"
+    (raw / "a.mp4.dvc").unlink()
+    assert project.planned(frames) == {"render", "extract"}
+
+
+def test_no_video_and_nothing_to_render(tmp_path):
+    project = copy(tmp_path / "none")
+    text = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    (project.folder / "params.yaml").write_text(re.sub(r"    procedural: .*\n", "", text), encoding="utf-8")
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
+    assert ended.returncode != 0
+    assert "data/raw/smoke: no video there" in ended.stdout
