@@ -102,12 +102,13 @@ def fetch(
 
 Experiment = Annotated[str, typer.Argument(help="a key of experiments: in params.yaml")]
 Frames = Annotated[Path, typer.Option(help="frame store of the experiment's dataset")]
+Weights = Annotated[Path, typer.Option(help="weights file to write; its loss curve goes beside it")]
 
 
 @train_app.command(
     epilog="Example: vidm train content sky --frames data/frames/sky.h5 --out models/sky/content.safetensors"
 )
-def content(experiment: Experiment, frames: Frames, out: Path, params: Params = PARAMS):
+def content(experiment: Experiment, frames: Frames, out: Weights, params: Params = PARAMS):
     """Train the content network: one frame from noise."""
     from vidm import config
     from vidm.training import content
@@ -122,7 +123,7 @@ def content(experiment: Experiment, frames: Frames, out: Path, params: Params = 
 def motion(
     experiment: Experiment,
     frames: Frames,
-    out: Path,
+    out: Weights,
     spynet: Annotated[Path | None, typer.Option(help="pretrained SpyNet; default: fetched")] = None,
     params: Params = PARAMS,
 ):
@@ -155,9 +156,7 @@ def sample(
 def fvd(
     real: Annotated[Path, typer.Argument(help="frame store (.h5), array (.npy) or folder of videos")],
     fake: Annotated[Path, typer.Argument(help="the same")],
-    protocol: Annotated[
-        str, typer.Option(help="a named protocol; vidm fvd --protocol help lists them")
-    ] = "styleganv",
+    protocol: Annotated[str, typer.Option(help="a named protocol; vidm fvd --protocol help lists them")] = "styleganv",
     json: Annotated[Path | None, typer.Option(help="write the whole report here")] = None,
 ):
     """The Fréchet video distance of two sets of videos, with its protocol."""

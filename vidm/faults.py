@@ -7,7 +7,7 @@ import math
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -137,7 +137,7 @@ def _inner(annotation: Any) -> Iterator[Any]:
 
 
 def _literals(annotation: Any) -> tuple:
-    return tuple(option for option in get_args(annotation) if isinstance(option, str))
+    return tuple(o for inner in _inner(annotation) if get_origin(inner) is Literal for o in get_args(inner))
 
 
 def _walk(loc: list, model: type[BaseModel]) -> tuple[type[BaseModel] | None, Any]:

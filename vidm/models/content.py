@@ -5,7 +5,8 @@ x_t     noisy frame                                                    (B, 3, S,
 t       diffusion step, 0..steps-1                                     (B,) or (1,)
 c       learnable constant, concatenated to x_t ("truncation trick")   (1, 3, S, S)
 
-c starts from N(0, 1), or from 0 by a switch: N(0, 1) is noise that a short training has to unlearn. Time enters through AdaGN, as in Dhariwal & Nichol (2021).
+c starts from N(0, 1), or from 0 by a switch: N(0, 1) is noise that a short training has to unlearn. Time enters through
+AdaGN, as in Dhariwal & Nichol (2021).
 """
 
 from __future__ import annotations

@@ -1,15 +1,20 @@
-# Helpers of all rules: the facts of an experiment, and how `vidm` is called.
+# Helpers of all rules: the facts of an experiment, and the functions that name files by them.
+import functools
+import hashlib
 import json
+import os
 import shlex
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from vidm.config import ConfigError, load, resolve
 from vidm.data import layouts
 
-# This interpreter's own vidm, whether or not the environment is activated. It stays a name in the shell
-# commands: a path in them would be a change of code wherever the project is moved.
-VIDM = f"{shlex.quote(sys.executable)} -m vidm.cli"
+# Rules call this interpreter's own vidm, whether or not its environment is activated.
+here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")
+shell.prefix(f"set -euo pipefail; PATH={here}:$PATH; ")
+
 PARAMS = "params.yaml"
 
 
@@ -42,6 +47,12 @@ def dataset(wildcards):
     return FACTS.dataset(wildcards.dataset)
 
 
+def extracted(wildcards):
+    """What decides about the frames: the embedded sky's facts only where it is used."""
+    facts = dataset(wildcards)
+    return facts.model_copy(update={"procedural": None}) if layouts.has_videos(facts.raw) else facts
+
+
 def frames(wildcards):
     return f"data/frames/{experiment(wildcards).dataset}.h5"
 
@@ -51,11 +62,63 @@ def cores(wildcards):
     return workflow.cores or 1
 
 
-def has_videos(wildcards):
-    return layouts.has_videos(dataset(wildcards).raw)
+def rendered(wildcards):
+    """The embedded sky, where the raw folder has no video."""
+    facts = dataset(wildcards)
+    if layouts.has_videos(facts.raw):
+        return []
+    raw = Path(facts.raw)
+    if raw.with_name(f"{raw.name}.dvc").exists() or next(raw.rglob("*.dvc"), None):
+        raise WorkflowError(f"{raw}: its videos are kept by DVC and not here; fetch them: dvc pull")
+    if facts.procedural is None:
+        raise WorkflowError(
+            f"{facts.raw}: no video there, and datasets.{wildcards.dataset} of {PARAMS} has no 'procedural' "
+            "block to render instead; put videos there"
+        )
+    return f"data/rendered/{wildcards.dataset}"
+
+
+ENDS = 4096  # bytes read at either end of a video
+
+
+@functools.cache
+def listing(folder):
+    """A hash of the videos in a folder: names, sizes, first and last bytes.
+
+    Times don't count: git and `dvc checkout` set them anew. Whole files would be a second extraction.
+    """
+    if not layouts.has_videos(folder):
+        return "none"
+    digest = hashlib.sha256()
+    clips = layouts.find_clips(folder)
+    for clip in clips:
+        known = [clip.source, clip.split, clip.cls, clip.reason]
+        if not clip.reason:
+            try:
+                with clip.path.open("rb") as file:
+                    known.append(file.read(ENDS).hex())
+                    known.append(file.seek(0, os.SEEK_END))
+                    file.seek(max(0, known[-1] - ENDS))
+                    known.append(file.read(ENDS).hex())
+            except OSError as error:
+                known.append(error.strerror)
+        digest.update(json.dumps(known).encode())
+    return f"{len(clips)} files, {digest.hexdigest()[:16]}"
+
+
+def pretrained(wildcards):
+    """The start of the motion code's network, where the experiment has one."""
+    motion = experiment(wildcards).motion
+    wanted = motion.implicit and motion.spynet != "none"
+    return {"spynet": "data/weights/spynet.safetensors"} if wanted else {}
+
+
+def shown(name):
+    """As many mp4s as the contact sheet shows."""
+    sampling = FACTS.experiments[name].sampling
+    return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
 
 
 wildcard_constraints:
-    dataset="|".join(FACTS.datasets) or "none",
-    experiment="|".join(FACTS.experiments) or "none",
-    part="content|motion",
+    dataset="[a-z0-9-]+",
+    experiment="[a-z0-9-]+",

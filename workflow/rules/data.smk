@@ -15,15 +15,13 @@ rule render:
     params:
         facts=lambda wildcards: text(dataset(wildcards).procedural),
     shell:
-        "{VIDM} data render {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
+        "vidm data render {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule extract:
     """The videos are a param, not inputs: their names may hold anything, and there may be 100 000 of them."""
     input:
-        lambda wildcards: (
-            [] if has_videos(wildcards) else f"data/rendered/{wildcards.dataset}"
-        ),
+        rendered,
     output:
         "data/frames/{dataset}.h5",
     log:
@@ -34,15 +32,13 @@ rule extract:
         "../../environment.yml"
     threads: cores
     params:
-        facts=lambda wildcards: text(dataset(wildcards)),
-        videos=lambda wildcards: listing(wildcards),
+        facts=lambda wildcards: text(extracted(wildcards)),
+        videos=lambda wildcards: listing(dataset(wildcards).raw),
         source=lambda wildcards, input: (
-            f"{shlex.quote(input[0])} --rendered"
-            if input
-            else shlex.quote(dataset(wildcards).raw)
+            f"{input[0]} --rendered" if input else shlex.quote(dataset(wildcards).raw)
         ),
     shell:
-        "{VIDM} data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
+        "vidm data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule weights:
@@ -56,4 +52,4 @@ rule weights:
     conda:
         "../../environment.yml"
     shell:
-        "{VIDM} weights fetch {wildcards.name} --out {output:q} 2>&1 | tee {log:q}"
+        "vidm weights fetch {wildcards.name} --out {output:q} 2>&1 | tee {log:q}"

@@ -28,5 +28,5 @@ rule evaluate:
             model_version=FACTS.model_version,
         ),
     shell:
-        "{VIDM} evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
+        "vidm evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
         " --detector {input.detector:q} --out {output:q} 2>&1 | tee {log:q}"

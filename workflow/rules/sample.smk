@@ -1,15 +1,5 @@
 # Generated videos: lossless frames for the metrics, mp4s and a contact sheet for people.
 
-
-def shown(name):
-    """As many mp4s as the contact sheet shows."""
-    sampling = FACTS.experiments[name].sampling
-    return [
-        f"results/{name}/samples/video_{k:03d}.mp4"
-        for k in range(min(sampling.sheet, sampling.videos))
-    ]
-
-
 # A rule for each experiment: how many files it makes is a fact of the experiment, which no wildcard can say.
 for name in FACTS.experiments:
 
@@ -45,7 +35,7 @@ for name in FACTS.experiments:
                 model_version=FACTS.model_version,
             ),
             experiment=name,
-            folder=f"results/{name}/samples",
+            folder=lambda wildcards, output: os.path.dirname(output.samples),
         shell:
-            "{VIDM} sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
+            "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
             " --out {params.folder:q} 2>&1 | tee {log:q}"

@@ -1,13 +1,6 @@
 # Training. Params hold what trains and nothing else: a change of sampling or metrics never trains again.
 
 
-def pretrained(wildcards):
-    """The start of the motion code's network, where the experiment has one."""
-    motion = experiment(wildcards).motion
-    wanted = motion.implicit and motion.spynet != "none"
-    return {"spynet": "data/weights/spynet.safetensors"} if wanted else {}
-
-
 rule train_content:
     input:
         frames=frames,
@@ -30,7 +23,7 @@ rule train_content:
             model_version=FACTS.model_version,
         ),
     shell:
-        "{VIDM} train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
+        "vidm train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -61,5 +54,5 @@ rule train_motion:
             f"--spynet {shlex.quote(input.spynet)}" if "spynet" in input.keys() else ""
         ),
     shell:
-        "{VIDM} train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
+        "vidm train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
         " --out {output.weights:q} 2>&1 | tee {log:q}"

@@ -6,7 +6,7 @@ venv=$1
 log=$venv/install.log
 
 python=
-for candidate in "${PYTHON3:-}" python3.13 python3.12 python3.11 python3 python; do
+for candidate in "${PYTHON3:-}" python3 python3.13 python3.12 python3.11 python; do
     # A name in PATH may still be no Python, or another version than it says: ask it.
     if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
         >/dev/null 2>&1; then

@@ -1,0 +1,41 @@
+"""Whether an experiment's report and files are what the README promises. Usage: check.py EXPERIMENT"""
+
+import json
+import sys
+from pathlib import Path
+
+from vidm import config
+
+name = sys.argv[1]
+params = config.load()
+experiment = params.experiment(name)
+sky = params.dataset(experiment.dataset).procedural
+report = json.loads(Path(f"results/{name}_fvd.json").read_text(encoding="utf-8"))
+
+expected = {
+    "experiment", "fvd", "protocol", "n", "baselines", "motion", "data", "detector", "checkpoints", "sampling",
+    "versions", "also",
+}  # fmt: skip
+assert expected <= report.keys(), expected - report.keys()
+assert report["experiment"] == name
+assert report["fvd"] > 0
+assert report["n"] == min(experiment.sampling.videos, sky.train, sky.test)
+assert {"name", "frames", "stride"} <= report["protocol"].keys()
+assert {"floor", "static", "self_static", "noise"} <= report["baselines"].keys()
+assert all(value >= 0 for value in report["baselines"].values())
+assert report["motion"]["samples"] > 0 and report["motion"]["test"] > 0
+assert report["data"]["source"] == "procedural" and len(report["data"]["sha256"]) == 64
+assert report["data"]["dropped"] == 0
+assert len(report["detector"]["sha256"]) == 64
+for part in ("content", "motion"):
+    facts = getattr(experiment, part).training
+    assert report["checkpoints"][part]["step"] == facts.steps and len(report["checkpoints"][part]["sha256"]) == 64
+assert {"sampler", "steps", "eta", "precision", "seeds"} <= report["sampling"].keys()
+
+samples = Path(f"results/{name}/samples")
+videos = sorted(samples.glob("video_*.mp4"))
+assert len(videos) == min(experiment.sampling.sheet, experiment.sampling.videos)
+assert all(video.stat().st_size > 500 for video in videos)
+assert (samples / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+assert (samples / "samples.h5").is_file()
+print(f"{name}: fvd {report['fvd']:.1f} on n = {report['n']}, {len(videos)} mp4s, all keys there")
