@@ -89,15 +89,31 @@ def test_pictures(tmp_path):
     assert_close(torch.tensor(cell), torch.tensor(export.enlarged(videos[0, :1], 32)[0]))
 
 
+def test_a_moving_preview(tmp_path):
+    videos = np.zeros((3, 5, 16, 16, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None] * 50
+    export.preview(tmp_path / "p.webp", videos, fps=8, columns=2, side=32)
+    with Image.open(tmp_path / "p.webp") as picture:
+        assert (picture.n_frames, picture.size) == (5, (66, 66))
+        picture.seek(4)
+        assert abs(np.asarray(picture.convert("RGB"))[10, 10].astype(int) - 200).max() < 8
+
+
 def test_the_command(params, store, tmp_path):
     from vidm.sampling.run import sample
     from vidm.training import content, motion
 
     content.train(params, "dots", store, tmp_path / "c.safetensors")
     motion.train(params, "dots", store, tmp_path / "m.safetensors")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "video_007.mp4").touch()  # of an earlier run with a longer sheet
     for name in ("a", "b"):
         sample(params, "dots", tmp_path / "c.safetensors", tmp_path / "m.safetensors", tmp_path / name)
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {"samples.h5", "video_000.mp4", "contact_sheet.png"}
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "samples.h5",
+        "video_000.mp4",
+        "contact_sheet.png",
+        "preview.webp",
+    }
     with FrameStore(tmp_path / "a" / "samples.h5") as a, FrameStore(tmp_path / "b" / "samples.h5") as b:
         assert a.sha256 == b.sha256
         assert (len(a), a.length(0), a.origin) == (2, 4, "generated")

@@ -174,6 +174,8 @@ def _beyond_the_paper(e: Any) -> list[str]:
     found = {
         "content.diffusion.prediction": (e.content.diffusion.prediction, "eps"),
         "motion.diffusion.prediction": (e.motion.diffusion.prediction, "eps"),
+        "content.constant_start": (e.content.constant_start, "normal"),
+        "motion.previous": (e.motion.previous, False),
         "motion.conditioning_noise": (e.motion.conditioning_noise, 0),
         "sampling.noise_correlation": (e.sampling.noise_correlation, 0),
     }

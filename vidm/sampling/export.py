@@ -1,4 +1,4 @@
-"""Samples as people look at them: mp4s and a contact sheet. The metrics read the lossless HDF5, never these."""
+"""Samples as people look at them: mp4s, a contact sheet, a moving preview. The metrics read the HDF5, never these."""
 
 from __future__ import annotations
 
@@ -42,3 +42,27 @@ def contact_sheet(path: Path, videos: np.ndarray, every: int = 2, side: int = 96
             sheet.paste(Image.fromarray(strips[row][column]), place)
     with replacing(path) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def preview(path: Path, videos: np.ndarray, fps: float, columns: int = 8, side: int = 96) -> None:
+    """(B, T, S, S, 3) uint8 -> an animated WebP, all videos side by side."""
+    grid = [enlarged(video, side) for video in videos]
+    height, width = grid[0].shape[1:3]
+    columns = min(columns, len(grid))
+    rows = -(-len(grid) // columns)
+    frames = []
+    for t in range(len(grid[0])):
+        frame = Image.new("RGB", (columns * (width + 2) - 2, rows * (height + 2) - 2), "white")
+        for k, video in enumerate(grid):
+            frame.paste(Image.fromarray(video[t]), (k % columns * (width + 2), k // columns * (height + 2)))
+        frames.append(frame)
+    with replacing(path) as temporary:
+        frames[0].save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=round(1000 / fps),
+            loop=0,
+            quality=85,
+        )

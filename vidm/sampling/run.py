@@ -14,14 +14,15 @@ from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.models import trained
 from vidm.progress import bar
-from vidm.sampling.export import contact_sheet, write_video
+from vidm.sampling.export import contact_sheet, preview, write_video
 from vidm.sampling.rollout import Rollout
 
 SHEET_FPS = 8  # slow enough to watch 16 frames
 
 
 def sample(params: Params, experiment: str, content: Path, motion: Path, out: Path) -> None:
-    """Generate the videos of an experiment into the folder `out`: samples.h5, video_*.mp4, contact_sheet.png.
+    """Generate the videos of an experiment into the folder `out`: samples.h5, video_*.mp4, contact_sheet.png,
+    preview.webp. Videos of an earlier run that this one does not make are removed.
 
     Raises InputError where the weights are not of this experiment's size and time grid.
     """
@@ -65,11 +66,14 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
                     store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=f"seed {e.seed} video {k}")
                     if k < s.sheet:
                         shown.append(clip)
+    for old in out.glob("video_*.mp4"):
+        old.unlink()
     for k, clip in enumerate(shown):
         provenance = {"experiment": e.name, "seed": str(e.seed), "video": str(k)}
         provenance |= {part: facts["sha256"] for part, facts in checkpoints.items()}
         write_video(out / f"video_{k:03d}.mp4", clip, SHEET_FPS, provenance)
     contact_sheet(out / "contact_sheet.png", np.stack(shown))
+    preview(out / "preview.webp", np.stack(shown), SHEET_FPS)
 
 
 def _fit(e: Experiment, params: Params, content: Path, content_notes: dict, motion: Path, motion_notes: dict) -> None:

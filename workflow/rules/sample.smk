@@ -17,6 +17,7 @@ for name in FACTS.experiments:
                 caption="../report/contact_sheet.rst",
                 labels={"experiment": name},
             ),
+            preview=f"results/{name}/samples/preview.webp",
             videos=shown(name),
         log:
             f"logs/sample/{name}.log",
