@@ -92,7 +92,12 @@ def test_schema_says_what_the_models_say(project):
 
 
 def test_declared_videos_are_as_many_as_the_sheet_shows(project):
-    for name, experiment in config.load(ROOT / "params.yaml").experiments.items():
+    params = config.load(ROOT / "params.yaml")
+    for name, experiment in params.experiments.items():
+        if params.dataset(experiment.dataset).procedural is None:
+            ended = project.run("snakemake", "--dry-run", "--cores", "1", f"results/{name}_fvd.json")
+            assert ended.returncode and "no video there" in ended.stdout
+            continue
         said = project.ok("snakemake", "--dry-run", "--cores", "1", f"results/{name}_fvd.json")
         wanted = min(experiment.sampling.sheet, experiment.sampling.videos)
         outputs = next(line for line in said.splitlines() if "output:" in line and "samples.h5" in line)
