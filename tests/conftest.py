@@ -5,6 +5,7 @@ import pytest
 
 from vidm import config
 from vidm.data.store import StoreWriter
+from vidm.errors import InputError
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,17 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/ folder with reference data beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def detector():
+    """The real detector; a skip where its weights can't be had."""
+    from vidm.metrics.i3d import load_i3d
+
+    try:
+        return load_i3d()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 TINY = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention": [8], "head_channels": 32, "groups": 8}

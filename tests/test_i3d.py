@@ -13,14 +13,6 @@ from vidm.metrics.i3d import I3D, _pool, _same, _Unit, load_i3d
 from vidm.metrics.protocol import find, preprocess
 
 
-@pytest.fixture(scope="module")
-def model():
-    try:
-        return load_i3d()
-    except InputError as error:
-        pytest.skip(str(error))
-
-
 def place(size, kernel, stride, i):
     """First input under output i's window, as TensorFlow defines 'SAME': written from the definition, in fractions."""
     outputs = math.ceil(Fraction(size, stride))
@@ -64,7 +56,7 @@ def test_pools_are_padded_as_tensorflow_does(size, kernel, stride):
     torch.testing.assert_close(_pool(x, kernel, stride), expected, rtol=0, atol=0)
 
 
-def test_folding_batch_norm_changes_nothing(model):
+def test_folding_batch_norm_changes_nothing(detector):
     tensors, _ = weights.load("i3d")
     x = torch.rand(1, 3, 3, 9, 9) * 2 - 1
     name = "Conv3d_1a_7x7"
@@ -72,31 +64,31 @@ def test_folding_batch_norm_changes_nothing(model):
     y = F.conv3d(F.pad(x, pad), tensors[f"{name}.conv.weight"], stride=2)
     mean, var, bias = (tensors[f"{name}.norm.{k}"] for k in ("mean", "var", "bias"))
     expected = F.batch_norm(y, mean, var, None, bias, eps=1e-3).relu()
-    torch.testing.assert_close(model.Conv3d_1a_7x7(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(detector.Conv3d_1a_7x7(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def constant_clips(model):
+def constant_clips(detector):
     """Logits of an all-zero and an all-one video of 30 frames, [0,1] -> [-1,1]."""
     with torch.inference_mode():
-        return [model(torch.full((1, 3, 30, 224, 224), value)) for value in (-1.0, 1.0)]
+        return [detector(torch.full((1, 3, 30, 224, 224), value)) for value in (-1.0, 1.0)]
 
 
-def test_all_black_against_all_white_is_the_published_value(model):
+def test_all_black_against_all_white_is_the_published_value(detector):
     # Features of a constant set have no covariance: the distance is that of the means.
-    black, white = constant_clips(model)
+    black, white = constant_clips(detector)
     assert black.shape == (1, 400) and black.dtype == torch.float32
     value = (black.double() - white.double()).square().sum().item()
     assert value == pytest.approx(151.39244, rel=2e-6)
 
 
-def test_another_epsilon_would_be_caught(model):
+def test_another_epsilon_would_be_caught(detector):
     black, white = constant_clips(load_i3d(eps=1e-5))
     value = (black.double() - white.double()).square().sum().item()
     assert value == pytest.approx(151.759, rel=1e-5)
     assert value != pytest.approx(151.39244, rel=1e-3)
 
 
-def test_a_real_clip_is_recognised(model, shared):
+def test_a_real_clip_is_recognised(detector, shared):
     image = pytest.importorskip("PIL.Image")
     sequence = pytest.importorskip("PIL.ImageSequence")
     import numpy as np
@@ -105,20 +97,20 @@ def test_a_real_clip_is_recognised(model, shared):
         frames = np.stack([np.asarray(frame.convert("RGB")) for frame in sequence.Iterator(gif)])
     assert len(frames) == 79
     with torch.inference_mode():
-        chance = model(preprocess(frames[None], find("styleganv"))).softmax(1)[0]
+        chance = detector(preprocess(frames[None], find("styleganv"))).softmax(1)[0]
     assert chance.argmax() == 227  # playing cricket
     assert chance[227].item() == pytest.approx(0.989, abs=0.01)
 
 
-def test_a_clip_does_not_depend_on_its_batch_or_layout(model):
+def test_a_clip_does_not_depend_on_its_batch_or_layout(detector):
     x = torch.rand(2, 3, 9, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
-        together = model(x)
-        torch.testing.assert_close(model(x[1:]), together[1:], rtol=1e-4, atol=1e-4)
-        other = model(x.contiguous(memory_format=torch.channels_last_3d))
+        together = detector(x)
+        torch.testing.assert_close(detector(x[1:]), together[1:], rtol=1e-4, atol=1e-4)
+        other = detector(x.contiguous(memory_format=torch.channels_last_3d))
         torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-4)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            torch.testing.assert_close(model(x), together, rtol=0, atol=0)
+            torch.testing.assert_close(detector(x), together, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 224, 224), (1, 3, 16, 128, 128), (3, 16, 224, 224), (1, 16, 224, 224, 3)])

@@ -12,7 +12,6 @@ from vidm.errors import InputError
 from vidm.metrics import features, fvd, report
 from vidm.metrics.clipset import from_array, from_store, open_set
 from vidm.metrics.features import Kept, motion
-from vidm.metrics.i3d import load_i3d
 from vidm.metrics.protocol import find
 
 CHECKPOINTS = {
@@ -37,14 +36,6 @@ def write_store(path, lengths, split, seed, origin="procedural", attributes=None
 def write_samples(path, seed=1, count=3, frames=16):
     attributes = {"checkpoints": json.dumps(CHECKPOINTS), "sampling": json.dumps(SAMPLING)}
     return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes)
-
-
-@pytest.fixture(scope="module")
-def detector():
-    try:
-        return load_i3d()
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ Workers = Annotated[int, typer.Option(min=0, help="processes; 0: one per core of
 PARAMS = Path("params.yaml")
 
 
-@data_app.command(epilog="Example: vidm data render sky --out /tmp/sky")
+@data_app.command(epilog="Example: vidm data render sky --out sky-videos")
 def render(
     dataset: Annotated[str, typer.Argument(help="a key of datasets: in params.yaml")],
     out: Annotated[Path, typer.Option(help="folder to write train/ and test/ into")],

@@ -24,6 +24,7 @@ import numpy as np
 from vidm.config import Procedural
 from vidm.data.clouds import Layer, smoothstep
 from vidm.errors import InputError
+from vidm.machine import cores
 from vidm.progress import bar
 
 RENDERER = 1  # raise it when the pictures change
@@ -268,9 +269,8 @@ def render(out: Path, facts: Procedural, workers: int = 0) -> str:
     """
     out = Path(out)
     _refuse_foreign(out)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = [(split, i) for split in SPLITS for i in range(getattr(facts, split))]
-    workers = min(workers or cores, cores, len(jobs))
+    workers = min(workers or cores(), cores(), len(jobs))
     place = out.resolve()
     temporary = place.with_name(f".{place.name}.{os.getpid()}.rendering")
     try:
