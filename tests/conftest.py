@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from vidm import config
 from vidm.data.store import StoreWriter
@@ -15,6 +17,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/ folder with reference data beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Tensors of the official code; tests/golden/README.md says which."""
+    tensors = load_file(Path(__file__).parent / "golden" / "official_parts.safetensors")
+    return {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,24 @@
-"""Noise schedules as float64 tables.
+"""Noise schedules as float64 tables, and the choice of steps that a sampler visits.
 
-symbol  meaning                                shape
-beta    variance added at step t               (T,)
-abar    prod(1 - beta), the signal left        (T,)
+symbol                          meaning                                                       shape
+beta                            variance added at step t                                      (T,)
+abar = prod(1 - beta)           the signal left; abar_prev is that of the step before, 1      (T,)
+snr                             abar / (1 - abar)                                             (T,)
+posterior_variance              beta (1 - abar_prev) / (1 - abar), of q(x_{t-1} | x_t, x_0)   (T,)
+posterior_log_variance_clipped  its log; at t = 0, where it is 0, that of t = 1               (T,)
+posterior_mean_coef1            sqrt(abar_prev) beta / (1 - abar), of x_0                     (T,)
+posterior_mean_coef2            sqrt(1 - beta) (1 - abar_prev) / (1 - abar), of x_t           (T,)
 
-t counts from 0, so that t = 0 is the paper's step 1.
+t counts from 0, so that t = 0 is the paper's step 1. A respaced chain over the steps s_0 < s_1 < .. has
+beta_i = 1 - abar(s_i) / abar(s_{i-1}) (Nichol & Dhariwal, 2021, section 4), and t counts its own steps.
 """
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,15 +39,86 @@ def cosine_betas(steps: int) -> Tensor:
     return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
 
 
+def at(table: Tensor, t: Tensor) -> Tensor:
+    """A table's values at t (B,), for images: (B, 1, 1, 1) fp32 on t's device."""
+    return table.float().to(t.device)[t].view(-1, 1, 1, 1)
+
+
 class Schedule:
-    """The tables of one diffusion."""
+    """The tables of one diffusion, see above; `timesteps` (T,) int64 are the steps of training that it visits."""
 
     def __init__(self, facts: Diffusion) -> None:
-        self.steps, self.prediction = facts.steps, facts.prediction
-        self.betas = {"linear": linear_betas, "cosine": cosine_betas}[facts.schedule](facts.steps)
-        self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)
+        self.prediction = facts.prediction
+        betas = {"linear": linear_betas, "cosine": cosine_betas}[facts.schedule](facts.steps)
+        self._tabulate(betas, torch.arange(facts.steps))
+
+    def _tabulate(self, betas: Tensor, timesteps: Tensor) -> None:
+        self.steps, self.timesteps, self.betas = len(betas), timesteps, betas
+        self.alpha_bar = torch.cumprod(1 - betas, dim=0)
+        self.sqrt_alpha_bar, self.sqrt_one_minus_alpha_bar = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+        self.snr = self.alpha_bar / (1 - self.alpha_bar)
+        previous = _shifted(self.alpha_bar)
+        self.posterior_variance = betas * (1 - previous) / (1 - self.alpha_bar)
+        self.posterior_log_variance_clipped = torch.cat([self.first_variance, self.posterior_variance[1:]]).log()
+        self.posterior_mean_coef1 = previous.sqrt() * betas / (1 - self.alpha_bar)
+        self.posterior_mean_coef2 = (1 - betas).sqrt() * (1 - previous) / (1 - self.alpha_bar)
+
+    @property
+    def first_variance(self) -> Tensor:
+        """(1,): stands in for the variance 0 of t = 0 where a log is taken; a chain of one step has only its beta."""
+        return self.posterior_variance[1:2] if self.steps > 1 else self.betas
 
     def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(sqrt(abar_t), sqrt(1 - abar_t)), each (B, 1, 1, 1) fp32, for t (B,)."""
-        abar = self.alpha_bar.to(t.device)[t].view(-1, 1, 1, 1)
-        return abar.sqrt().float(), (1 - abar).sqrt().float()
+        return at(self.sqrt_alpha_bar, t), at(self.sqrt_one_minus_alpha_bar, t)
+
+
+def _shifted(alpha_bar: Tensor) -> Tensor:
+    return torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+
+
+def respaced(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
+    """The chain that visits only these steps of `schedule`, ascending; a sampled x_0 .. x_T keeps its marginals.
+
+    Raises ValueError where they don't ascend within 0 .. T-1.
+    """
+    kept = torch.as_tensor(timesteps, dtype=torch.int64)
+    if not len(kept) or kept[0] < 0 or kept[-1] >= schedule.steps or (kept.diff() <= 0).any():
+        raise ValueError(f"timesteps: they do not ascend within 0..{schedule.steps - 1}")
+    alpha_bar = schedule.alpha_bar[kept]
+    new = copy.copy(schedule)
+    new._tabulate(1 - alpha_bar / _shifted(alpha_bar), schedule.timesteps[kept])
+    return new
+
+
+def space_timesteps(steps: int, sections: str | int) -> list[int]:
+    """Which of 0 .. steps-1 to visit, ascending, written as in guided-diffusion.
+
+    "ddim25": every k-th, for the smallest whole k that leaves 25. "10,15,25": three parts of equal length, with 10, 15
+    and 25 steps, each from its first to its last step by an equal, fractional stride; 25 or "25": one part.
+
+    Raises ValueError where it is neither, or asks for more steps than there are.
+    """
+    text = str(sections)
+    counts = text.removeprefix("ddim").split(",")
+    if not all(c.strip().isdecimal() for c in counts) or (text.startswith("ddim") and len(counts) > 1):
+        raise ValueError(f"sections: '{text}' is neither a number, nor numbers between commas, nor ddim and a number")
+    if text.startswith("ddim"):
+        return _whole_stride(steps, int(counts[0]))
+    visited, start = [], 0
+    for part, count in enumerate(map(int, counts)):
+        length = steps // len(counts) + (part < steps % len(counts))
+        if not 0 < count <= length:
+            raise ValueError(f"sections: {count} of '{text}' is not within 1..{length}, the steps of its part")
+        # Added up and not multiplied, as in the official code: a sum that lands on a half is rounded by its error.
+        strides = itertools.repeat((length - 1) / max(count - 1, 1), count - 1)
+        visited += [start + round(s) for s in itertools.accumulate(strides, initial=0.0)]
+        start += length
+    return visited
+
+
+def _whole_stride(steps: int, count: int) -> list[int]:
+    for stride in range(1, steps + 1):
+        if len(range(0, steps, stride)) == count:
+            return list(range(0, steps, stride))
+    raise ValueError(f"sections: no whole stride visits exactly {count} of {steps} steps")
