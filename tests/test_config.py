@@ -62,7 +62,7 @@ BAD = [
     ("datasets", 3, ["datasets", "3", "group of keys"], True),
     ("datasets", [1], ["datasets", "[1]", "group of keys"], True),
     ("presets", "laptop", ["presets", "'laptop'", "group of keys"], True),
-    ("presets/small", None, ["presets.small", "nothing", "known: content"], True),
+    ("presets/small", None, ["presets.small", "nothing", "known: class_conditioning, content"], True),
     ("presets/unused", {"conten": {}}, ["presets.unused.conten", "did you mean 'content'"], True),
     ("presets/unused", {"preset": "small"}, ["presets.unused.preset", "unknown key"], True),
     ("experiments/sky", 3, ["experiments.sky", "3", "group of keys"], True),
@@ -113,6 +113,12 @@ BAD = [
         ["motion.network.multipliers", "[1, 2, 2, 2, 2, 2]", "resolution 16", "nearest resolution: 32"],
         False,
     ),
+    ("experiments/sky/motion/residual", "feature", ["motion.residual", "'feature'", "'features'"], True),
+    ("experiments/sky/motion/spynet", "basicvrs", ["motion", "'basicvrs'", "did you mean 'basicvsr'"], False),
+    ("experiments/sky/motion/spynet", "/w/network-sintel.pytorch", ["data/weights/network-sintel.pytorch"], False),
+    ("experiments/sky/content/diffusion/variance", "learned", ["variance", "'learned'", "learned-range"], True),
+    ("experiments/sky/content_of", "sku", ["experiments.sky.content_of", "no experiment 'sku'"], False),
+    ("experiments/sky/content_of", "sky", ["experiments.sky.content_of", "no experiment 'sky'"], False),
     ("experiments/sky/frames", 17, ["experiments.sky.frames", "17", "nearest: 16"], False),
     ("experiments/sky/frames", 1, ["experiments.sky.frames", "1", "at least 2", "nearest: 2"], True),
     ("experiments/sky/sampling/steps", 2000, ["sampling.steps", "2000", "nearest: 1000"], False),
@@ -295,3 +301,35 @@ def test_digest_sees_facts_and_nothing_else():
     assert config.digest(one.content, 1) != config.digest(one.content, 2)
     assert config.digest(one.content) != config.digest(one.motion)
     assert len(config.digest(one)) == 12
+
+
+def test_another_ones_content_must_be_ones_own():
+    document = changed("experiments/sky/seed", 0)
+    document["experiments"]["still"] = {**document["experiments"]["sky"], "content_of": "sky"}
+    assert config.resolve(document).experiment("still").content_of == "sky"
+    for key, value in (("seed", 5), ("content", {"constant": False}), ("class_conditioning", True)):
+        document["experiments"]["still"][key] = value
+        with pytest.raises(ConfigError, match=rf"still.content_of: 'sky' has another {key}"):
+            config.resolve(document)
+        document["experiments"]["still"] = {**document["experiments"]["sky"], "content_of": "sky"}
+
+
+def test_what_is_unlike_the_paper():
+    params = config.load(ROOT / "params.yaml")
+    for name in ("sky-paper", "sky256", "ucf128-class"):
+        assert config.unlike_paper(params.experiment(name)) == []
+    assert config.unlike_paper(params.experiment("sky")) == [
+        "content.constant_start: 'zeros'",
+        "content.diffusion.prediction: 'v'",
+        "motion.previous: true",
+        "motion.conditioning_noise: 0.3",
+        "motion.diffusion.prediction: 'v'",
+        "sampling.noise_correlation: 0.9",
+    ]
+    assert config.unlike_paper(params.experiment("clevrer256-official")) == [
+        "motion.residual: 'features-n'",
+        "motion.spynet_range: 'signed'",
+        "motion.diffusion.loss: 'mse'",
+        "motion.diffusion.variance: 'learned-range'",
+        "motion.diffusion.weighting: 'p2'",
+    ]

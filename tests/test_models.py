@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vidm.config import Content, Motion, Network
+from vidm.config import Content, Diffusion, Motion, Network
 from vidm.errors import InputError
 from vidm.models import trained
 from vidm.models.posgn import PosGN, unit
@@ -20,13 +20,16 @@ def awake(network):
     with torch.no_grad():
         for p in network.parameters():
             if not p.any():
-                p.normal_(0, 0.1, generator=g)
+                p.normal_(0, 0.05, generator=g)  # outputs of a trained one's size
     return network.eval()
 
 
-def motion(**switches):
+LABEL = {0: (), 3: (torch.tensor([0, 1, 2, 2, 1, 0, 1]),)}
+
+
+def motion(classes=0, **switches):
     torch.manual_seed(0)
-    return awake(trained.build("motion", Motion(network=SMALL, **switches), SIZE, FRAMES))
+    return awake(trained.build("motion", Motion(network=SMALL, **switches), SIZE, FRAMES, classes))
 
 
 @pytest.fixture
@@ -37,34 +40,124 @@ def inputs():
     return x_t, t, n, x_first.clamp(-1, 1), x_prev.clamp(-1, 1)
 
 
-@pytest.mark.parametrize("part, facts", [("content", Content(network=SMALL)), ("motion", Motion(network=SMALL))])
-def test_output_is_zero_at_the_start(part, facts, inputs):
-    network = trained.build(part, facts, SIZE, FRAMES)
-    y = network(*inputs[:2]) if part == "content" else network(*inputs)
-    assert y.shape == (7, 3, SIZE, SIZE)
+# Every form of the motion network: one switch each, the official one, and all of a class-conditional one.
+OFFICIAL = {"residual": "features-n", "spynet_range": "signed", "diffusion": Diffusion(variance="learned-range")}
+FORMS = [
+    {},
+    {"posgn": False},
+    {"implicit": False},
+    {"previous": True},
+    {"spynet_levels": "by-size"},
+    {"residual": "none"},
+    {"residual": "features-n"},
+    {"residual": "output"},
+    {"residual": "output", "posgn": False},
+    OFFICIAL,
+]
+
+
+@pytest.mark.parametrize("switches", FORMS)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_motion_output_is_zero_at_the_start(switches, classes, inputs):
+    network = trained.build("motion", Motion(network=SMALL, **switches), SIZE, FRAMES, classes)
+    y = network(*inputs, *LABEL[classes])
+    assert y.shape == (7, 6 if switches is OFFICIAL else 3, SIZE, SIZE)
     assert not y.any()
 
 
-@pytest.mark.parametrize("switches", [{}, {"posgn": False}, {"implicit": False}, {"residual": "none"}])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_content_output_is_zero_at_the_start(classes, inputs):
+    facts = Content(network=SMALL, diffusion=Diffusion(variance="learned-range"))
+    y = trained.build("content", facts, SIZE, FRAMES, classes)(*inputs[:2], *LABEL[classes])
+    assert y.shape == (7, 6, SIZE, SIZE)
+    assert not y.any()
+
+
+@pytest.mark.parametrize("switches", FORMS)
+@pytest.mark.parametrize("classes", [0, 3])
 @torch.no_grad()
-def test_an_item_alone_equals_the_item_in_a_batch(switches, inputs):
-    network = motion(**switches)
+def test_an_item_alone_equals_the_item_in_a_batch(switches, classes, inputs):
+    network, inputs = motion(classes, **switches), (*inputs, *LABEL[classes])
     together = network(*inputs)
     assert together.abs().mean() > 1e-3
     for k in range(7):
         assert_close(network(*(v[k : k + 1] for v in inputs))[0], together[k], rtol=0, atol=1e-5)
+    layout = {"memory_format": torch.channels_last}
+    moved = [v.contiguous(**layout) if v.ndim == 4 else v for v in inputs]
+    assert_close(network.to(**layout)(*moved), together, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@torch.no_grad()
+def test_content_batch_invariance_and_constant(classes, inputs):
+    torch.manual_seed(0)
+    network = awake(trained.build("content", Content(network=SMALL), SIZE, FRAMES, classes))
+    inputs = (*inputs[:2], *LABEL[classes])
+    together = network(*inputs)
+    for k in range(7):
+        assert_close(network(*(v[k : k + 1] for v in inputs))[0], together[k], rtol=0, atol=1e-5)
+    network.constant.add_(1)
+    assert (network(*inputs) - together).abs().mean() > 1e-3
+    assert trained.build("content", Content(network=SMALL, constant=False), SIZE, FRAMES).constant is None
+
+
+@pytest.mark.parametrize("part", ["content", "motion", "motion without posgn"])
+@torch.no_grad()
+def test_the_class_matters_and_has_to_be_given(part, inputs):
+    if part == "content":
+        network = awake(trained.build("content", Content(network=SMALL), SIZE, FRAMES, 3))
+        inputs = inputs[:2]
+    else:
+        network = motion(3, posgn=part == "motion")
+    one, other = (network(*inputs, torch.full((7,), label)) for label in (0, 2))
+    assert (one - other).abs().mean() > 1e-3
+    assert_close(network(*inputs, torch.tensor([2])), other, rtol=0, atol=1e-5)  # one label for all
+    with pytest.raises(ValueError, match="knows 3 classes"):
+        network(*inputs)
+    with pytest.raises(ValueError, match="without classes"):
+        (motion() if part != "content" else awake(trained.build("content", Content(network=SMALL), SIZE, FRAMES)))(
+            *inputs, torch.tensor([0])
+        )
+
+
+def test_a_class_changes_nothing_at_the_start(inputs):
+    """A class vector that starts at zero: the conditional PosGN starts as the unconditional one."""
+    torch.manual_seed(0)
+    plain = PosGN(32, 8, 1000, FRAMES)
+    torch.manual_seed(0)
+    classed = PosGN(32, 8, 1000, FRAMES, classes=3)
+    x, where = torch.randn(7, 32, 4, 4), inputs[1:3]
+    assert_close(classed(x, (*where, torch.arange(7) % 3)), plain(x, where))
 
 
 @torch.no_grad()
-def test_content_batch_invariance_and_constant(inputs):
-    torch.manual_seed(0)
-    network = awake(trained.build("content", Content(network=SMALL), SIZE, FRAMES))
-    x, t = inputs[:2]
-    together = network(x, t)
-    assert_close(network(x[3:4], t[3:4])[0], together[3], rtol=0, atol=1e-5)
-    network.constant.add_(1)
-    assert (network(x, t) - together).abs().mean() > 1e-3
-    assert trained.build("content", Content(network=SMALL, constant=False), SIZE, FRAMES).constant is None
+def test_output_residual_is_algorithm_1(inputs):
+    """eps = rho(x_t, z) + r, and r is a function of frame 0 alone."""
+    network = motion(residual="output")
+    x_t, t, n, x_first, x_prev = inputs
+    r = network.residual_of(x_first, t, n)
+    assert r.shape == x_t.shape
+    assert_close(network.residual_of(x_first, t * 0 + 3, n * 0 + 5), r, rtol=0, atol=1e-6)
+    rho = network.predict(x_t, t, n, network.motion_code(x_first, x_prev), None)
+    assert_close(network(*inputs), rho + r, rtol=0, atol=1e-6)
+    # A second full U-Net: as large as the first, but for its input of three channels.
+    of = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
+    assert of(network.unet) - of(network.residual) == 2 * 9 * SMALL.channels
+
+
+@pytest.mark.parametrize("residual, sees", [("features", {"t"}), ("features-n", {"t", "n"}), ("output", set())])
+@torch.no_grad()
+def test_what_the_residual_is_a_function_of(residual, sees, inputs):
+    """Sampling keeps r as long as what it is a function of does not change."""
+    network = motion(residual=residual)
+    _, t, n, x_first, _ = inputs
+    first = lambda r: r if isinstance(r, torch.Tensor) else r[-1]  # noqa: E731
+    here = first(network.residual_of(x_first, t, n))
+    moved = {
+        "t": first(network.residual_of(x_first, (t + 300) % 1000, n)),
+        "n": first(network.residual_of(x_first, t, (n + 3) % FRAMES)),
+    }
+    assert {name for name, other in moved.items() if not torch.equal(other, here)} == sees == network.residual_sees
 
 
 @torch.no_grad()
@@ -101,7 +194,7 @@ def test_what_each_switch_takes_away(inputs):
 def test_the_residual_does_not_see_the_frame_number(inputs):
     network = motion()
     x_t, t, n, x_first, x_prev = inputs
-    z, r = network.motion_code(x_first, x_prev), network.first_features(x_first, t)
+    z, r = network.motion_code(x_first, x_prev), network.residual_of(x_first, t, n)
     assert_close(network.predict(x_t, t, n, z, r), network(*inputs), rtol=0, atol=1e-6)
 
 
@@ -147,10 +240,66 @@ def test_spynet_ranges_are_the_same_function():
         SpyNet(input_range=(0, 255))
 
 
+def named_spynet(pattern, layer):
+    torch.manual_seed(0)
+    net = SpyNet()
+    names = (key.split(".") for key in net.state_dict())
+    renamed = {pattern.format(l=n[1], i=layer(int(n[3])), kind=n[4]): ".".join(n) for n in names}
+    return net, {new: net.state_dict()[old] for new, old in renamed.items()}
+
+
+@pytest.mark.parametrize(
+    "pattern, layer",
+    [
+        ("basic_module.{l}.basic_module.{i}.conv.{kind}", lambda i: i),  # BasicVSR, the official code
+        ("basic_module.{l}.basic_module.{i}.{kind}", lambda i: 2 * i),  # spynet_*.pth
+        ("netBasic.{l}.netBasic.{i}.{kind}", lambda i: 2 * i),  # network-*.pytorch
+        ("moduleBasic.{l}.moduleBasic.{i}.{kind}", lambda i: 2 * i),  # the same, as first published
+    ],
+)
+def test_spynet_loads_the_names_of_the_ports(pattern, layer):
+    net, weights = named_spynet(pattern, layer)
+    loaded = SpyNet()
+    loaded.load_pretrained(weights | {"mean": torch.zeros(1), "std": torch.ones(1)})
+    for key, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        loaded.load_pretrained(dict(list(weights.items())[1:]))
+    with pytest.raises(ValueError, match="conv1"):
+        loaded.load_pretrained(weights | {"conv1.weight": torch.zeros(1)})
+
+
+def test_the_original_pyramid_halves_while_a_side_is_over_32():
+    net = SpyNet(levels="by-size")
+    depth = {size: len(net.pyramid(torch.zeros(1, 3, *size))) for size in [(32, 32), (64, 64), (96, 32), (1024, 436)]}
+    assert depth == {(32, 32): 1, (64, 64): 2, (96, 32): 3, (1024, 436): 6}
+    assert len(SpyNet().pyramid(torch.zeros(1, 3, 32, 32))) == 6
+    # A small image uses the networks of the coarsest levels, as the original does.
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 1, 3, 64, 64)
+    with torch.no_grad():
+        flow = net(a, b)
+        for p in net.levels[2].parameters():
+            p.add_(1)
+        assert torch.equal(net(a, b), flow)
+        for p in net.levels[1].parameters():
+            p.add_(1)
+        assert not torch.equal(net(a, b), flow)
+    with pytest.raises(ValueError, match="levels"):
+        SpyNet(levels="eight")
+
+
 def test_save_and_load(tmp_path, inputs):
     network = motion()
     facts = Motion(network=SMALL)
-    notes = {"part": "motion", "facts": facts.model_dump(mode="json"), "size": SIZE, "frames": FRAMES, "ema": 0.9}
+    notes = {
+        "part": "motion",
+        "facts": facts.model_dump(mode="json"),
+        "size": SIZE,
+        "frames": FRAMES,
+        "classes": {},
+        "ema": 0.9,
+    }
     a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     trained.save(network, a, notes)
     trained.save(network, b, dict(reversed(notes.items())))
@@ -164,6 +313,9 @@ def test_save_and_load(tmp_path, inputs):
 
     with pytest.raises(InputError, match=r"a\.safetensors: holds motion, not a content network"):
         trained.load(a, "content", torch.device("cpu"))
+    trained.save(network, tmp_path / "old.safetensors", notes | {"facts": {"no such": "switch"}})
+    with pytest.raises(InputError, match=r"old\.safetensors: made by another version"):
+        trained.load(tmp_path / "old.safetensors", "motion", torch.device("cpu"))
     (tmp_path / "half.safetensors").write_bytes(a.read_bytes()[:1000])
     for name in ("half.safetensors", "missing.safetensors"):
         with pytest.raises(InputError, match=name):

@@ -7,42 +7,63 @@ from PIL import Image
 from test_models import FRAMES, SIZE, SMALL, awake
 from torch.testing import assert_close
 
-from vidm.config import Content, Diffusion, Motion, Sampling
-from vidm.data.store import FrameStore
+from vidm.config import Content, Diffusion, Experiment, Motion, Sampling
+from vidm.data.store import FrameStore, StoreWriter
 from vidm.diffusion.samplers import Sampler
+from vidm.errors import InputError
 from vidm.models import trained
 from vidm.sampling import export
-from vidm.sampling.noise import VideoNoise
+from vidm.sampling.noise import VideoNoise, label_of
 from vidm.sampling.rollout import Rollout
 
 FACTS = Sampling(sampler="ddim", eta=0.5, steps=3, content_steps=2, precision="fp32", noise_correlation=0.9)
 
 
-@pytest.fixture(scope="module")
-def rollout():
+def made(classes=0, variance="fixed-small", **switches):
     torch.manual_seed(0)
-    v = Diffusion(prediction="v")
-    content_facts, motion_facts = Content(network=SMALL, diffusion=v), Motion(network=SMALL, diffusion=v)
+    v = Diffusion(prediction="v", variance=variance)
+    content_facts, motion_facts = Content(network=SMALL, diffusion=v), Motion(network=SMALL, diffusion=v, **switches)
     networks = [
-        awake(trained.build(part, facts, SIZE, FRAMES))
+        awake(trained.build(part, facts, SIZE, FRAMES, classes))
         for part, facts in (("content", content_facts), ("motion", motion_facts))
     ]
     return Rollout(*networks, content_facts, motion_facts, FACTS, torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def rollout():
+    return made()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"posgn": False},
+        {"residual": "output"},
+        {"residual": "none"},
+        {"residual": "features-n", "spynet_range": "signed", "variance": "learned-range"},
+        {"classes": 3},
+    ],
+)
 @torch.no_grad()
-def test_caches_change_nothing(rollout):
+def test_caches_change_nothing(form):
     """Algorithm 2 written out: everything again at every step of every frame, for each video alone."""
-    fast = rollout.videos(0, range(2), 4)
+    rollout = made(**form)
+    labels = [2, 1] if "classes" in form else None
+    fast = rollout.videos(0, range(2), 4, labels)
+    v = Diffusion(prediction="v", variance=form.get("variance", "fixed-small"))
     for k in range(2):
-        noise = VideoNoise(0, k, SIZE, 0.9)
-        sampler = Sampler(Diffusion(prediction="v"), "ddim", 2, 0.5, True)
-        first = sampler(rollout.content, torch.from_numpy(noise.content(2))[None])
-        sampler, frames = Sampler(Diffusion(prediction="v"), "ddim", 3, 0.5, True), [first]
+        noise, label = VideoNoise(0, k, SIZE, 0.9), [torch.tensor([labels[k]])] if labels else []
+        sampler = Sampler(v, "ddim", 2, 0.5, True)
+        first = sampler(
+            lambda x, t, label=label: rollout.content(x, t, *label), torch.from_numpy(noise.content(2))[None]
+        )
+        sampler, frames = Sampler(v, "ddim", 3, 0.5, True), [first]
         for n in range(1, 4):
 
-            def predict(x, t, n=n, first=first, prev=frames[-1]):
-                return rollout.motion(x, t, torch.tensor([n]), first, prev)
+            def predict(x, t, n=n, first=first, prev=frames[-1], label=label):
+                return rollout.motion(x, t, torch.tensor([n]), first, prev, *label)
 
             frames.append(sampler(predict, torch.from_numpy(noise.motion(n, 3))[None]))
         slow = ((torch.cat(frames).permute(0, 2, 3, 1) + 1) * 127.5).round().numpy()
@@ -117,3 +138,36 @@ def test_the_command(params, store, tmp_path):
     with FrameStore(tmp_path / "a" / "samples.h5") as a, FrameStore(tmp_path / "b" / "samples.h5") as b:
         assert a.sha256 == b.sha256
         assert (len(a), a.length(0), a.origin) == (2, 4, "generated")
+
+
+def test_labels_are_drawn_as_often_as_the_clips_have_them():
+    labels = [label_of(0, k, [30, 0, 10]) for k in range(2000)]
+    assert labels == [label_of(0, k, [30, 0, 10]) for k in range(2000)]
+    assert labels.count(1) == 0
+    assert labels.count(0) / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_classes_and_the_official_loss_from_training_to_samples(params, store, tmp_path):
+    """The clips' classes reach both networks and come back with the samples; learned variance on the way."""
+    from vidm.sampling.run import sample
+    from vidm.training import content, motion
+
+    classed = tmp_path / "classed.h5"
+    with FrameStore(store) as plain, StoreWriter(classed, 16, 16, {}, origin="raw") as writer:
+        for i in range(len(plain)):
+            writer.add(plain.read(i), fps=25, split="train", source=str(i), cls="ab"[i % 2])
+    official = {"loss": "mse", "variance": "learned-range", "weighting": "p2"}
+    e = params.experiment("dots")
+    facts = e.model_dump() | {"class_conditioning": True}
+    facts["motion"] |= {"residual": "features-n", "spynet_range": "signed", "diffusion": official}
+    params = params.model_copy(update={"experiments": {"dots": Experiment.model_validate(facts)}})
+
+    with pytest.raises(InputError, match="have 1 class"):
+        content.train(params, "dots", store, tmp_path / "c.safetensors")
+    content.train(params, "dots", classed, tmp_path / "c.safetensors")
+    motion.train(params, "dots", classed, tmp_path / "m.safetensors")
+    _, notes = trained.load(tmp_path / "m.safetensors", "motion", torch.device("cpu"))
+    assert notes["classes"] == {"a": 2, "b": 2}
+    sample(params, "dots", tmp_path / "c.safetensors", tmp_path / "m.safetensors", tmp_path / "s")
+    with FrameStore(tmp_path / "s" / "samples.h5") as made:
+        assert made.classes == ["ab"[label_of(0, k, [2, 2])] for k in range(2)]

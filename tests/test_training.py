@@ -12,6 +12,7 @@ from vidm import config
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.models import trained
+from vidm.models.spynet import SpyNet
 from vidm.training import content, loop, motion
 from vidm.training.motion import augmented
 
@@ -93,3 +94,25 @@ def test_a_store_that_does_not_fit_is_named(params, store, tmp_path):
         with pytest.raises(InputError, match=words):
             content.train(params, "dots", tmp_path / f"{name}.h5", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_spynet_of_ones_own(params, store, tmp_path, monkeypatch):
+    """A port's file is read; what is not a SpyNet is named, and nothing is trained on it."""
+    torch.manual_seed(0)
+    state = {f"netBasic.{k.split('.', 1)[1]}": v for k, v in SpyNet().state_dict().items()}
+    port = {
+        f"netBasic.{level}.netBasic.{2 * int(i)}.{kind}": v
+        for (_, level, _, i, kind), v in ((k.split("."), v) for k, v in state.items())
+    }
+    monkeypatch.chdir(tmp_path)
+    torch.save(port, tmp_path / "network-mine.pytorch")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    facts = params.experiment("dots")
+    own = facts.motion.model_copy(update={"spynet": "network-mine.pytorch"})
+    params = params.model_copy(update={"experiments": {"dots": facts.model_copy(update={"motion": own})}})
+    motion.train(params, "dots", store, tmp_path / "m.safetensors")
+    _, notes = trained.load(tmp_path / "m.safetensors", "motion", torch.device("cpu"))
+    assert notes["spynet_sha256"] == trained.file_sha256(tmp_path / "network-mine.pytorch")
+    with pytest.raises(InputError, match=r"other\.pth: not the weights of a six-level SpyNet"):
+        motion.train(params, "dots", store, tmp_path / "n.safetensors", spynet=tmp_path / "other.pth")
+    assert not (tmp_path / "n.safetensors").exists()

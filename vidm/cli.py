@@ -23,10 +23,12 @@ data_app = typer.Typer(help="Videos to frames.", no_args_is_help=True)
 weights_app = typer.Typer(
     help="Pretrained weights: by name, from the package index, checked by hash.", no_args_is_help=True
 )
+model_app = typer.Typer(help="Look at the networks.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the content or the motion network.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(train_app, name="train")
+app.add_typer(model_app, name="model")
 
 Params = Annotated[Path, typer.Option("--params", help="the facts of all experiments")]
 Workers = Annotated[int, typer.Option(min=0, help="processes; 0: one per core of this machine")]
@@ -98,6 +100,43 @@ def fetch(
         raise InputError("--out takes one name; leave it away to fill the cache with several")
     for name in names:
         print(weights.fetch(name, out))
+
+
+@weights_app.command(
+    epilog="Example: vidm weights import-official checkpoint.pth.tar --frames 128 --out models/mine/motion.safetensors"
+)
+def import_official(
+    file: Annotated[Path, typer.Argument(help="checkpoint (.pth.tar) or state dict of the official VIDM code")],
+    out: Annotated[Path | None, typer.Option(help="file to write; default: FILE with .safetensors")] = None,
+    frames: Annotated[int, typer.Option(min=2, help="time grid that it was trained with")] = 128,
+    size: Annotated[int, typer.Option(min=1, help="image size that it was trained with, pixels")] = 128,
+    head_channels: Annotated[int, typer.Option(min=1, help="channels of an attention head")] = 64,
+    raw: Annotated[bool, typer.Option("--raw", help="the last weights rather than their moving average")] = False,
+):
+    """Convert a motion network of the official code into a file for vidm sample --motion.
+
+    Widths, blocks and attention are read from the weights. Frames, size and head channels are not in them: what is
+    given here is kept in the file, and sampling with another number of frames is refused.
+    """
+    from vidm.models.official import import_official
+
+    target = out or file.with_name(file.name.removesuffix(".tar")).with_suffix(".safetensors")
+    print(import_official(file, target, frames, size, head_channels, ema=not raw))
+
+
+@model_app.command(epilog="Example: vidm model summary sky256")
+def summary(
+    experiments: Annotated[
+        list[str] | None, typer.Argument(help="keys of experiments:; default: a line for each")
+    ] = None,
+    params: Params = PARAMS,
+):
+    """Parameters and GFLOPs of an experiment's networks, part by part."""
+    from vidm import config
+    from vidm.models.summary import describe
+
+    facts = config.load(params)
+    print(describe(facts, experiments or facts.experiments))
 
 
 Experiment = Annotated[str, typer.Argument(help="a key of experiments: in params.yaml")]

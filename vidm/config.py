@@ -23,6 +23,7 @@ NAME = r"^[a-z0-9-]+$"
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=NAME)]
+WEIGHT_FILES = (".safetensors", ".pytorch", ".pth")
 # pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
 CLOSED = Field(json_schema_extra={"additionalProperties": False})
 
@@ -103,6 +104,18 @@ class Diffusion(Facts):
     prediction: Literal["eps", "v"] = "eps"
     loss: Literal["charbonnier", "mse"] = "charbonnier"
     eta: float = Field(1e-8, ge=0, description="of the Charbonnier penalty, Eq. 4")
+    variance: Literal["fixed-small", "fixed-large", "learned-range"] = Field(
+        "fixed-small", description="of p(x_{t-1} | x_t); learned-range adds the variational bound to the loss"
+    )
+    weighting: Literal["none", "p2", "min-snr"] = Field("none", description="of the loss over t")
+    p2_gamma: float = Field(1.0, ge=0, description="P2: 1 / (k + snr)^gamma")
+    p2_k: float = Field(1.0, gt=0)
+    min_snr_gamma: float = Field(5.0, gt=0, description="min-SNR: snr cut at this")
+
+    @property
+    def channels(self) -> int:
+        """What a network puts out: three for the prediction, three more for a learned variance."""
+        return 6 if self.variance == "learned-range" else 3
 
 
 class Training(Facts):
@@ -137,9 +150,37 @@ class Motion(Facts):
     posgn: bool = Field(True, description="PosGN; off: AdaGN on t alone")
     implicit: bool = Field(True, description="the motion code z, concatenated to x_t")
     previous: bool = Field(False, description="x(n-1) itself concatenated to x_t; the paper shows only its flow")
-    residual: Literal["features", "none"] = Field("features", description="how the residual encoder of x0 enters")
-    spynet: Literal["basicvsr", "none"] = Field("basicvsr", description="pretrained start of the motion code's network")
+    residual: Literal["features", "features-n", "output", "none"] = Field(
+        "features",
+        description="how x0 enters: features of (x0, t), of (x0, t, n) as in the official code, "
+        "a second U-Net's output as in Algorithm 1, not at all",
+    )
+    spynet: str = Field(
+        "basicvsr", description="pretrained start of the motion code's network: basicvsr, none, or a file of one's own"
+    )
+    spynet_range: Literal["unit", "signed"] = Field(
+        "unit", description="SpyNet's input: unit [0, 1], signed [-1, 1] as in the official code"
+    )
+    spynet_levels: Literal["six", "by-size"] = Field(
+        "six", description="SpyNet's pyramid; by-size: halved while a side is over 32 pixels, as the original"
+    )
     conditioning_noise: Fraction = Field(0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper")
+
+    @model_validator(mode="after")
+    def _spynet_is_known(self) -> Motion:
+        if self.spynet in ("basicvsr", "none"):
+            return self
+        path = Path(self.spynet)
+        if path.suffix not in WEIGHT_FILES:
+            raise ValueError(
+                f"spynet: '{self.spynet}' is neither basicvsr nor none nor a file ({', '.join(WEIGHT_FILES)})"
+                f"{faults.nearest(self.spynet, ('basicvsr', 'none'))}"
+            )
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                f"spynet: '{self.spynet}' is not a path below the project; nearest: 'data/weights/{path.name}'"
+            )
+        return self
 
 
 class Sampling(Facts):
@@ -165,7 +206,11 @@ class Recipe(Facts):
     """What presets and experiments share."""
 
     seed: int = 0
+    content_of: str | None = Field(
+        None, description="take the content network of this experiment; its content facts must be the same"
+    )
     frames: Annotated[int, Field(ge=2)] = Field(16, description="the time grid of the motion network")
+    class_conditioning: bool = Field(False, description="both networks see the clip's class, as for UCF-101")
     content: Content = Content()
     motion: Motion = Motion()
     sampling: Sampling = Sampling()
@@ -331,11 +376,28 @@ def _possible(experiment: Experiment, params: Params) -> None:
                 f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
                 f"nearest: {there}"
             )
+    if experiment.content_of is not None:
+        _shared(experiment, params)
     if experiment.frames > dataset.min_frames:
         raise ConfigError(
             f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
             f"dataset '{name}' are sure to have (min_frames); nearest: {dataset.min_frames}"
         )
+
+
+def _shared(experiment: Experiment, params: Params) -> None:
+    """Another experiment's content network must be what this one would have trained."""
+    where, name = f"experiments.{experiment.name}.content_of", experiment.content_of
+    others = {k: v for k, v in params.experiments.items() if v.content_of is None and k != experiment.name}
+    if name not in others:
+        raise ConfigError(f"{where}: no experiment '{name}' that trains one{faults.nearest(name, others)}")
+    other = others[name]
+    for key in ("dataset", "seed", "class_conditioning", "content"):
+        mine, its = getattr(experiment, key), getattr(other, key)
+        if mine != its:
+            raise ConfigError(
+                f"{where}: '{name}' has another {key}; make them the same, or drop content_of to train one's own"
+            )
 
 
 def schema() -> dict:
@@ -344,6 +406,27 @@ def schema() -> dict:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "params.yaml",
     }
+
+
+def unlike_paper(experiment: Experiment) -> list[str]:
+    """Every switch that is not as in the paper, by its key in params.yaml: `key: value`.
+
+    The defaults are the paper's. Sizes, training and the SpyNet file are not switches.
+    """
+    groups = [
+        ("content", experiment.content, {"network", "training", "diffusion"}),
+        ("content.diffusion", experiment.content.diffusion, {"steps"}),
+        ("motion", experiment.motion, {"network", "training", "diffusion", "spynet"}),
+        ("motion.diffusion", experiment.motion.diffusion, {"steps"}),
+    ]
+    found = [
+        f"{where}.{key}: {faults.shown(value)}"
+        for where, facts, apart in groups
+        for key, value in facts
+        if key not in apart and value != type(facts).model_fields[key].default
+    ]
+    correlation = experiment.sampling.noise_correlation
+    return found + ([f"sampling.noise_correlation: {correlation}"] if correlation else [])
 
 
 def digest(*facts: Any) -> str:

@@ -16,11 +16,14 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,7 +202,7 @@ def fetch(name: str, out: Path | None = None) -> Path:
 def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata (plus `sha256` of the file) of `path`, or of the fetched file.
 
-    A detector must be the pinned file to the byte; other weights may be a safetensors file of the user's.
+    A detector must be the pinned file to the byte; other weights may be a file of the user's, safetensors or torch's.
     Raises InputError.
     """
     entry = find(name)
@@ -212,6 +215,11 @@ def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
             f"{path}: not the {name} weights (sha256 {digest[:12]}..., expected {entry.sha256[:12]}...); "
             f"make it again with: vidm weights fetch {name} --out {path}"
         )
+    if path.suffix != ".safetensors" and not entry.exact:
+        content = read_torch(path)
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in ("params", "state_dict") if key in content), content)
+        return content, {"name": name, "source": path.name, "sha256": digest}
     try:
         with safe_open(path, framework="pt") as file:
             note = json.loads((file.metadata() or {}).get("weights", "{}"))
@@ -221,6 +229,24 @@ def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
             f"{path}: not a safetensors file; make it with: vidm weights fetch {name} --out {path}"
         ) from None
     return tensors, {"name": name, **note, "sha256": digest}
+
+
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote: tensors and plain containers only. Raises InputError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about pickles it did not write: refused or not, we say it
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise InputError(
+            f"{path}: holds more than tensors ({refused[1] if refused else 'a pickle of its own'}), which could run "
+            "code; save its state_dict alone and give that"
+        ) from None
+    except Exception:  # a broken file can break the reader anywhere
+        raise InputError(f"{path}: not a file of torch.save, or only a part of one") from None
 
 
 def table() -> str:

@@ -17,7 +17,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that may be a video. split: None where the folder names none; reason: why it can't be taken, or ""."""
+    """A file that may be a video. split: None where the folder names none; reason: why it can't be taken, or "".
+
+    cls: the folder it lies in, the first one below the split; "" where it lies in none.
+    """
 
     path: Path
     split: str | None
@@ -44,7 +47,8 @@ def find_clips(folder: str | Path) -> list[Candidate]:
         reason = _refused(path, root)
         if named and split is None and not reason:
             reason = f"beside {', '.join(s + '/' for s in SPLITS if (root / s).is_dir())}: of which split?"
-        found.append(Candidate(path, split, "", source, reason))
+        inside = parts[1:] if split else parts
+        found.append(Candidate(path, split, inside[0] if len(inside) > 1 else "", source, reason))
     return sorted(found, key=lambda candidate: candidate.source)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from vidm import __version__, machine
-from vidm.config import Params
+from vidm.config import Params, unlike_paper
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
 from vidm.files import replacing
@@ -135,7 +135,7 @@ def evaluate(
             "dropped": data.dropped,
             "resolution": data.resolution,
         }
-    about = {"data": source, **made, "beyond_the_paper": _beyond_the_paper(e), "versions": _versions(device)}
+    about = {"data": source, **made, "beyond_the_paper": unlike_paper(e), "versions": _versions(device)}
     caution = "numbers on the embedded sky are not comparable with the paper's"
     reports = []
     for part in parts:
@@ -167,19 +167,6 @@ def _made_by(samples: Path) -> dict[str, Any]:
         raise InputError(f"{samples}: no such file; make it with vidm sample") from None
     except (OSError, KeyError, ValueError):
         raise InputError(f"{samples}: not a store that vidm sample wrote; make it again") from None
-
-
-def _beyond_the_paper(e: Any) -> list[str]:
-    """The modern switches that an experiment uses, by their keys in params.yaml."""
-    found = {
-        "content.diffusion.prediction": (e.content.diffusion.prediction, "eps"),
-        "motion.diffusion.prediction": (e.motion.diffusion.prediction, "eps"),
-        "content.constant_start": (e.content.constant_start, "normal"),
-        "motion.previous": (e.motion.previous, False),
-        "motion.conditioning_noise": (e.motion.conditioning_noise, 0),
-        "sampling.noise_correlation": (e.sampling.noise_correlation, 0),
-    }
-    return [f"{key}: {value}" for key, (value, paper) in found.items() if value != paper]
 
 
 def _source(clips: ClipSet) -> dict[str, Any]:

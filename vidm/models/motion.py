@@ -6,12 +6,19 @@ x_first  clean frame 0, [-1, 1]                                             (B, 
 x_prev   clean frame n-1, [-1, 1]                                           (B, 3, S, S)
 t        diffusion step, 0..steps-1                                         (B,) or (1,)
 n        frame, 1..frames-1                                                 (B,) or (1,)
+label    class, 0..classes-1; None without any                              (B,) or (1,)
 z        motion code v(x_first, x_prev): SpyNet's flow in pixels, Eq. 8     (B, 2, S, S)
-r        features of x_first from the residual encoder, one per input block
+r        the residual of x_first; what it is and where it enters:
 
-z is concatenated to x_t; by a switch beyond the paper (`previous`) x_prev itself too. r is added at each input block
-(see unet.py). The residual encoder sees t but not n (n = 0 in its PosGN), so that r can be kept over all frames of a
-video; z changes once a frame.
+residual    r                                              enters                          r is a function of
+features    features of a down half, one per input block   r + 0.2 h at each (unet.py)     x_first, t
+features-n  the same, as in the official code              the same                        x_first, t, n
+output      a second U-Net's output, Algorithms 1 and 2    rho + r                         x_first
+none        -                                              -                               -
+
+z is concatenated to x_t; by a switch beyond the paper (`previous`) x_prev itself too. Where the residual network does
+not see t or n, it has PosGN all the same, and 0 in their place. What r is a function of says how long it can be kept
+in sampling; z changes once a frame.
 """
 
 from __future__ import annotations
@@ -20,51 +27,83 @@ import torch
 from torch import Tensor, nn
 
 from vidm.config import Motion
-from vidm.models.content import TimeEmbedding
-from vidm.models.posgn import AdaGN, PosGN
+from vidm.models.adagn import AdaGN, Embedding, require_label
+from vidm.models.posgn import PosGN
 from vidm.models.spynet import SpyNet
 from vidm.models.unet import Encoder, UNet
 
+Residual = list[Tensor] | Tensor | None
+SEES = {"features": {"t"}, "features-n": {"t", "n"}, "output": set(), "none": set()}
+
 
 class MotionNetwork(nn.Module):
-    """What the network predicts of noisy frame n: (x_t, t, n, x_first, x_prev) -> (B, 3, S, S)."""
+    """What the network predicts of noisy frame n: (x_t, t, n, x_first, x_prev) -> (B, 3, S, S).
 
-    def __init__(self, facts: Motion, size: int, frames: int) -> None:
+    Six channels with a learned variance. `size`: side of the frame that attention is placed for, pixels; `frames`: the
+    time grid; `classes`: 0 for none.
+    """
+
+    def __init__(self, facts: Motion, size: int, frames: int, classes: int = 0) -> None:
         super().__init__()
-        network, steps = facts.network, facts.diffusion.steps
-        self.frames = frames
+        network, steps, out = facts.network, facts.diffusion.steps, facts.diffusion.channels
+        self.size, self.frames, self.classes = size, frames, classes
 
         def norm(width: int) -> nn.Module:
             if facts.posgn:
-                return PosGN(width, network.groups, steps, frames)
+                return PosGN(width, network.groups, steps, frames, classes)
             return AdaGN(width, network.groups, 4 * network.channels)
 
-        self.time = None if facts.posgn else TimeEmbedding(network.channels)
-        self.spynet = SpyNet() if facts.implicit else None
-        self.residual = Encoder(network, 3, size, norm) if facts.residual == "features" else None
+        self.embedding = None if facts.posgn else Embedding(network.channels, classes)
+        self.signed = facts.spynet_range == "signed"
+        ranged = (-1, 1) if self.signed else (0, 1)
+        self.spynet = SpyNet(ranged, facts.spynet_levels) if facts.implicit else None
+        self.residual_sees = SEES[facts.residual]
+        if facts.residual == "none":
+            self.residual = None
+        elif facts.residual == "output":
+            self.residual = UNet(network, 3, out, size, norm)
+        else:
+            self.residual = Encoder(network, 3, size, norm)
         self.previous = facts.previous
-        self.unet = UNet(network, 3 + 2 * facts.implicit + 3 * facts.previous, 3, size, norm)
+        self.unet = UNet(network, 3 + 2 * facts.implicit + 3 * facts.previous, out, size, norm)
 
-    def condition(self, t: Tensor, n: Tensor):
-        """What the norms take: (t, n) for PosGN, an embedding of t for AdaGN."""
-        return (t, n) if self.time is None else self.time(t)
+    def condition(self, t: Tensor, n: Tensor, label: Tensor | None):
+        """What the norms take: (t, n) or (t, n, label) for PosGN, an embedding of t and label for AdaGN."""
+        require_label(self.classes, label)
+        if self.embedding is not None:
+            return self.embedding(t, label)
+        return (t, n) if label is None else (t, n, label)
 
     def motion_code(self, x_first: Tensor, x_prev: Tensor) -> Tensor | None:
         """z (B, 2, S, S), Eq. 8, and behind it x_prev where the model sees it; None where it has neither."""
-        z = [] if self.spynet is None else [self.spynet((x_first + 1) / 2, (x_prev + 1) / 2)]
-        z += [x_prev] if self.previous else []
+        z = []
+        if self.spynet is not None:
+            pair = (x_first, x_prev) if self.signed else ((x_first + 1) / 2, (x_prev + 1) / 2)
+            z.append(self.spynet(*pair))
+        if self.previous:
+            z.append(x_prev)
         return torch.cat(z, dim=1) if z else None
 
-    def first_features(self, x_first: Tensor, t: Tensor) -> list[Tensor] | None:
-        """r of every input block; a function of (x_first, t) alone. None where the model has none."""
+    def residual_of(self, x_first: Tensor, t: Tensor, n: Tensor, label: Tensor | None = None) -> Residual:
+        """r, a function of x_first, the label, and of t and n as far as `residual_sees` names them."""
         if self.residual is None:
             return None
-        return self.residual(x_first, self.condition(t, torch.zeros_like(t)))
+        t = t if "t" in self.residual_sees else torch.zeros_like(t)
+        n = n if "n" in self.residual_sees else torch.zeros_like(t)
+        return self.residual(x_first, self.condition(t, n, label))
 
-    def predict(self, x_t: Tensor, t: Tensor, n: Tensor, z: Tensor | None, r: list[Tensor] | None) -> Tensor:
+    def predict(
+        self, x_t: Tensor, t: Tensor, n: Tensor, z: Tensor | None, r: Residual, label: Tensor | None = None
+    ) -> Tensor:
         """The network with its conditions given: the inner loop of sampling."""
         x = x_t if z is None else torch.cat([x_t, z.to(x_t.dtype)], dim=1)
-        return self.unet(x, self.condition(t, n), r)
+        where = self.condition(t, n, label)
+        if isinstance(r, Tensor):
+            return self.unet(x, where) + r
+        return self.unet(x, where, r)
 
-    def forward(self, x_t: Tensor, t: Tensor, n: Tensor, x_first: Tensor, x_prev: Tensor) -> Tensor:
-        return self.predict(x_t, t, n, self.motion_code(x_first, x_prev), self.first_features(x_first, t))
+    def forward(
+        self, x_t: Tensor, t: Tensor, n: Tensor, x_first: Tensor, x_prev: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        z, r = self.motion_code(x_first, x_prev), self.residual_of(x_first, t, n, label)
+        return self.predict(x_t, t, n, z, r, label)

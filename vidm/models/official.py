@@ -1,25 +1,33 @@
 """The official VIDM motion network, bit-compatible: its state dict loads, and gives what it gave.
 
-Differences from `paper` mode: the residual encoder sees n; SpyNet is fed [-1, 1] images without rescaling; six output
-channels (learned range: three for eps, three for the variance).
+It is the motion network with the switches of `official_facts`: the residual encoder sees n; SpyNet is fed [-1, 1]
+images without rescaling; six output channels (learned range: three for eps, three for the variance).
 
     x_t, t, n, x_first, x_prev: (B,3,H,W), (B,), (B,), (B,3,H,W), (B,3,H,W) -> (B,6,H,W)
     t 0-based in 0..999, n in 0..video_timesteps-1
+
+A checkpoint does not say for how many frames it was trained, nor its image size: the caller does, and the converted
+file keeps both.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import Tensor
 
-from vidm.config import Network
+from vidm import __version__
+from vidm.config import Diffusion, Motion, Network
 from vidm.errors import InputError
-from vidm.models.posgn import PosGN
-from vidm.models.spynet import SpyNet
-from vidm.models.unet import Encoder, UNet
+from vidm.models import trained
+from vidm.models.motion import MotionNetwork
+from vidm.weights import read_torch
 
 LAZY = re.compile(r"(^|\.)(new_)?coords$")  # buffers that the official code makes at the first batch
 RES = {
@@ -33,30 +41,27 @@ RES = {
     "skip_connection": "skip",
 }
 ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "proj"}
+BUFFERS = {"spynet.mean", "spynet.std"}
 
 
-class OfficialMotion(nn.Module):
-    """`facts.attention` are feature sizes, as everywhere here; `load_official_motion` converts the official factors."""
-
-    def __init__(self, facts: Network, size: int, out_channels: int, steps: int, frames: int) -> None:
-        super().__init__()
-
-        def norm(width: int) -> nn.Module:
-            return PosGN(width, facts.groups, steps, frames)
-
-        self.frames = frames
-        self.spynet = SpyNet(input_range=(-1, 1))
-        self.encoder = Encoder(facts, 3, size, norm)
-        self.unet = UNet(facts, 5, out_channels, size, norm)
-
-    def forward(self, x_t: Tensor, t: Tensor, n: Tensor, x_first: Tensor, x_prev: Tensor) -> Tensor:
-        r = self.encoder(x_first, (t, n))
-        z = self.spynet(x_first, x_prev)
-        return self.unet(torch.cat([x_t, z.to(x_t.dtype)], dim=1), (t, n), r)
+def official_facts(network: Network, out_channels: int = 6, steps: int = 1000) -> Motion:
+    """The switches that make a motion network the official one. Training them, too, is the official loss."""
+    return Motion(
+        network=network,
+        diffusion=Diffusion(
+            steps=steps,
+            loss="mse",
+            variance="learned-range" if out_channels == 6 else "fixed-small",
+            weighting="p2",
+        ),
+        residual="features-n",
+        spynet="none",
+        spynet_range="signed",
+    )
 
 
 def load_official_motion(
-    state_dict: Mapping[str, Tensor],
+    state_dict: Mapping[str, Any] | str | Path,
     video_timesteps: int,
     image_size: int = 128,
     model_channels: int = 128,
@@ -66,36 +71,42 @@ def load_official_motion(
     channel_mult: Sequence[int] = (1, 1, 2, 2, 4, 4),
     num_head_channels: int = 64,
     diffusion_timesteps: int = 1000,
+    ema: bool = True,
     **_,
-) -> OfficialMotion:
-    """The official network with the weights of `state_dict`, in eval mode.
+) -> MotionNetwork:
+    """The official network with its weights, in eval mode.
 
-    Size keywords are the official ones, with the official defaults; others are ignored. `attention_resolutions` are
-    *downsampling factors* there. The lazily made coordinate buffers are dropped by name.
-    Raises InputError where anything else is missing or left over, or has another shape.
+    `state_dict`: the weights; or a checkpoint (a `.pth.tar` file or what is in it) with `ema_state_dict` and
+    `state_dict`, of which `ema` says which. Size keywords are the official ones, with the official defaults; others
+    are ignored. `attention_resolutions` are *downsampling factors* there. The lazily made coordinate buffers are
+    dropped by name.
+    Raises InputError where anything else is missing or left over, has another shape, or the file can't be read safely.
     """
-    facts = Network(
-        channels=model_channels,
-        multipliers=tuple(channel_mult),
-        blocks=num_res_blocks,
-        attention=tuple(image_size // factor for factor in attention_resolutions),
-        head_channels=num_head_channels,
-    )
-    network = OfficialMotion(facts, image_size, out_channels, diffusion_timesteps, video_timesteps)
-    names = _names(network, facts)
-    given = {key: value for key, value in state_dict.items() if not LAZY.search(key)}
-    ours = network.state_dict()
-    buffers = {"spynet.mean", "spynet.std"}
-    missing, extra = sorted(set(names) - set(given)), sorted(set(given) - set(names) - buffers)
+    weights = _weights(state_dict, ema)
+    if out_channels not in (3, 6):
+        raise InputError(f"official weights: out_channels = {out_channels}; 3, or 6 with a learned variance")
+    try:
+        facts = Network(
+            channels=model_channels,
+            multipliers=tuple(channel_mult),
+            blocks=num_res_blocks,
+            attention=tuple(image_size // factor for factor in attention_resolutions),
+            head_channels=num_head_channels,
+        )
+    except ValidationError as error:
+        raise InputError(f"official weights: {error.errors()[0]['msg']}; check the size keywords") from None
+    network = MotionNetwork(official_facts(facts, out_channels, diffusion_timesteps), image_size, video_timesteps)
+    names = _names(network)
+    missing, extra = sorted(set(names) - set(weights)), sorted(set(weights) - set(names) - BUFFERS)
     if missing or extra:
         example = (missing or extra)[0]
         raise InputError(
             f"official weights: {len(missing)} keys missing, {len(extra)} left over (for example '{example}'); "
             "check the size keywords"
         )
-    state = {}
+    ours, state = network.state_dict(), {}
     for key, name in names.items():
-        value = given[key]
+        value = weights[key]
         if value.ndim == 3:  # the official attention has 1-D convolutions
             value = value.unsqueeze(-1)
         if value.shape != ours[name].shape:
@@ -108,7 +119,96 @@ def load_official_motion(
     return network.eval()
 
 
-def _names(network: OfficialMotion, facts: Network) -> dict[str, str]:
+def sizes_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Size keywords of `load_official_motion` that a state dict shows: all but image size, heads, frames and steps.
+
+    Attention is given as downsampling factors. Raises InputError where this is no official network.
+    """
+    try:
+        outputs = 1 + max(int(key.split(".")[2]) for key in weights if key.startswith("unet.output_blocks."))
+        # The last block of a level ends with the residual block that doubles the size.
+        ups = {
+            int(found[1])
+            for key in weights
+            if (found := re.fullmatch(r"unet\.output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight", key))
+        }
+        blocks = min(ups) if ups else outputs - 1
+        levels = outputs // (blocks + 1)
+        first = weights["unet.input_blocks.0.0.weight"].shape[0]
+        # Input blocks: the first convolution, then in each level its blocks and, but for the last, one that halves.
+        starts = [1 + level * (blocks + 1) for level in range(levels)]
+        widths = [weights[f"unet.input_blocks.{i}.0.in_layers.2.weight"].shape[0] for i in starts]
+        channels = math.gcd(first, *widths)
+        attention = [2**k for k, i in enumerate(starts) if f"unet.input_blocks.{i}.1.qkv.weight" in weights]
+        return {
+            "model_channels": channels,
+            "channel_mult": tuple(width // channels for width in widths),
+            "num_res_blocks": blocks,
+            "attention_resolutions": tuple(attention),
+            "out_channels": weights["unet.out.2.weight"].shape[0],
+        }
+    except (KeyError, ValueError, IndexError):
+        raise InputError("no official VIDM motion network: keys like 'unet.output_blocks.0.0...' are missing") from None
+
+
+def import_official(source: Path, out: Path, frames: int, size: int, head_channels: int, ema: bool) -> str:
+    """Convert an official checkpoint into a motion network file of ours; return what is to be said about it.
+
+    `frames` is the time grid that it was trained with, `size` its image size in pixels: they travel in the file.
+    Raises InputError.
+    """
+    weights = _weights(source, ema)
+    sizes = sizes_of(weights)
+    network = load_official_motion(weights, frames, image_size=size, num_head_channels=head_channels, **sizes)
+    facts = official_facts(
+        Network(
+            channels=sizes["model_channels"],
+            multipliers=sizes["channel_mult"],
+            blocks=sizes["num_res_blocks"],
+            attention=tuple(size // factor for factor in sizes["attention_resolutions"]),
+            head_channels=head_channels,
+        ),
+        sizes["out_channels"],
+    )
+    notes = {
+        "part": "motion",
+        "experiment": "official",
+        "facts": facts.model_dump(mode="json"),
+        "size": size,
+        "frames": frames,
+        "classes": {},
+        "step": None,
+        "ema": ema,
+        "source": source.name,
+        "source_sha256": trained.file_sha256(source),
+        "vidm": __version__,
+        "torch": torch.__version__,
+    }
+    trained.save(network, out, notes)
+    count = sum(p.numel() for p in network.parameters()) / 1e6
+    return (
+        f"{out}: official motion network, {count:.2f} M parameters, {size} px, time grid of {frames} frames"
+        f" ({'EMA' if ema else 'raw'} weights)"
+    )
+
+
+def _weights(source: Mapping[str, Any] | str | Path, ema: bool) -> dict[str, Tensor]:
+    """The state dict of a file, a checkpoint or itself, without coordinate buffers and DDP's prefix."""
+    content = read_torch(Path(source)) if isinstance(source, str | Path) else source
+    if not isinstance(content, Mapping):
+        raise InputError("official weights: a mapping of names to tensors is needed")
+    for key in ("ema_state_dict", "state_dict") if ema else ("state_dict",):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    odd = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
+    if odd is not None:
+        raise InputError(f"official weights: '{odd}' is no tensor; give a state dict, or a checkpoint with state_dict")
+    named = {key.removeprefix("module."): value for key, value in content.items()}
+    return {key: value for key, value in named.items() if not LAZY.search(key)}
+
+
+def _names(network: MotionNetwork) -> dict[str, str]:
     """Official key -> our key, for every parameter."""
     prefixes: dict[str, str] = {}
 
@@ -121,7 +221,7 @@ def _names(network: OfficialMotion, facts: Network) -> dict[str, str]:
         return 2 if attends else 1
 
     for official, ours, half in (
-        ("encoder", "encoder", network.encoder),
+        ("encoder", "residual", network.residual),
         ("unet", "unet.encoder", network.unet.encoder),
     ):
         prefixes[f"{official}.input_blocks.0.0"] = f"{ours}.conv"

@@ -8,11 +8,16 @@ x       feature map                              (B, C, H, W)
 h, w    row and column of a feature              from the map's own size
 n       frame, 0..frames-1                       (B,) or (1,)
 t       diffusion step, 0..steps-1               (B,) or (1,)
+label   class, 0..classes-1; None without any    (B,) or (1,)
 
 Every coordinate runs from -1 to 1 over the range that the model was built for. Nothing of them is kept in the state.
+A class adds a learned, zero-initialised vector to scale and shift: the paper has a conditional model and does not say
+how. The MLP of the coordinates stays as it is, so that its tables still serve every video in flight.
 """
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -24,23 +29,31 @@ def unit(index: Tensor, count: int) -> Tensor:
     return index.float() * (2 / max(count - 1, 1)) - 1
 
 
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """No autocast inside. The meta device has none to turn off."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 class PosGN(nn.Module):
     """Scale and shift from 4-D coordinates instead of an embedding of t.
 
     The MLP runs in fp32 under autocast too: in bf16 the 1000 values of t would merge into 756.
     """
 
-    def __init__(self, channels: int, groups: int, steps: int, frames: int) -> None:
+    def __init__(self, channels: int, groups: int, steps: int, frames: int, classes: int = 0) -> None:
         super().__init__()
         self.steps, self.frames = steps, frames
         self.norm = nn.GroupNorm(groups, channels)
         self.first = nn.Linear(4, channels)  # input order (t, n, h, w), as in the official weights
         self.second = nn.Linear(channels, 2 * channels)
         self.third = nn.Linear(2 * channels, 2 * channels)
+        self.label = nn.Embedding.from_pretrained(torch.zeros(classes, 2 * channels), freeze=False) if classes else None
 
     def modulation(self, t: Tensor, n: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(scale, shift), each (B or 1, C, H, W), fp32."""
-        with torch.autocast(t.device.type, enabled=False):
+        with full_precision(t.device):
             weight = self.first.weight
             h = unit(torch.arange(height, device=t.device), height)
             w = unit(torch.arange(width, device=t.device), width)
@@ -56,20 +69,11 @@ class PosGN(nn.Module):
             scale, shift = y.permute(0, 3, 1, 2).chunk(2, dim=1)
         return scale, shift
 
-    def forward(self, x: Tensor, where: tuple[Tensor, Tensor]) -> Tensor:
-        """x (B, C, H, W), where = (t, n), each (B,) or (1,) -> (B, C, H, W)."""
-        scale, shift = self.modulation(*where, *x.shape[-2:])
+    def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """x (B, C, H, W), where = (t, n) or, with classes, (t, n, label), each (B,) or (1,) -> (B, C, H, W)."""
+        t, n, *label = where
+        scale, shift = self.modulation(t, n, *x.shape[-2:])
+        if self.label is not None:
+            a, b = self.label(label[0])[:, :, None, None].chunk(2, dim=1)
+            scale, shift = scale + a, shift + b
         return self.norm(x) * (1 + scale.to(x.dtype)) + shift.to(x.dtype)
-
-
-class AdaGN(nn.Module):
-    """Adaptive group normalisation (Dhariwal & Nichol, 2021): scale and shift from an embedding (B, E)."""
-
-    def __init__(self, channels: int, groups: int, embedding: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
-        self.linear = nn.Linear(embedding, 2 * channels)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.linear(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        return self.norm(x) * (1 + scale) + shift

@@ -7,19 +7,26 @@ reference   the frame that the flow starts from                        (B, 3, H,
 supporting  the frame that it points into                              (B, 3, H, W)
 flow        (dx, dy) in pixels: warp(supporting, flow) ~ reference     (B, 2, H, W)
 
-The input is resized to a multiple of 32 and the flow back, so that any size is taken.
+The input is resized to a multiple of 32 and the flow back, so that any size is taken. The pyramid has six levels as in
+the official VIDM code and BasicVSR; by the original's size rule an image is halved while a side is over 32 pixels, at
+most five times, and a smaller image uses the networks of the coarsest levels only.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LEVELS = 6
+SMALLEST = 32  # pixels; the original halves no further
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, of images in [0, 1]
+NAME = re.compile(r"(?:\w+\.)*?\w+\.(?P<level>\d)\.\w+\.(?P<layer>\d)\.(?P<conv>conv\.)?(?P<kind>weight|bias)")
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
@@ -51,7 +58,7 @@ class _Level(nn.Module):
 
 
 class SpyNet(nn.Module):
-    """SpyNet(input_range=(low, high))(reference, supporting) -> flow (B, 2, H, W), pixels.
+    """SpyNet(input_range=(low, high), levels="six")(reference, supporting) -> flow (B, 2, H, W), pixels.
 
     No pretrained weights inside: `load_pretrained` puts them in. `input_range` names what the images are given in.
     (0, 1) is what ImageNet's mean and standard deviation are made for. (-1, 1) is fed as it is, without rescaling, as
@@ -59,32 +66,42 @@ class SpyNet(nn.Module):
     off by a quarter of a pixel.
     """
 
-    def __init__(self, input_range: tuple[float, float] = (0, 1)) -> None:
+    def __init__(self, input_range: tuple[float, float] = (0, 1), levels: Literal["six", "by-size"] = "six") -> None:
         super().__init__()
         if tuple(input_range) not in {(0, 1), (-1, 1)}:
             raise ValueError(f"input_range = {input_range}: must be (0, 1) or (-1, 1)")
-        self.input_range = tuple(input_range)
+        if levels not in ("six", "by-size"):
+            raise ValueError(f"levels = {levels!r}: must be 'six' or 'by-size'")
+        self.input_range, self.by_size = tuple(input_range), levels == "by-size"
         self.levels = nn.ModuleList(_Level() for _ in range(LEVELS))
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def load_pretrained(self, weights: dict[str, Tensor]) -> None:
-        """Load `basic_module.{level}.basic_module.{i}.conv.{weight,bias}`, the names of BasicVSR and the official code.
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights by the names that PyTorch ports give them, {l} a level and {i} a convolution, 0..4:
 
-        Raises RuntimeError where one is missing or left over.
+        `basic_module.{l}.basic_module.{i}.conv.*`     BasicVSR and the official VIDM code
+        `basic_module.{l}.basic_module.{2 i}.*`        spynet_*.pth
+        `netBasic.{l}.netBasic.{2 i}.*`                network-*.pytorch; also with `module` for `net`
+
+        Raises ValueError where a name is none of these, RuntimeError where one is missing or has another shape.
         """
         state = {}
         for name, value in weights.items():
-            if name in {"mean", "std"}:
+            if name.rsplit(".", 1)[-1] in {"mean", "std"}:
                 continue
-            _, level, _, layer, _, kind = name.split(".")
-            state[f"levels.{level}.convs.{layer}.{kind}"] = value
+            found = NAME.fullmatch(name)
+            if not found:
+                raise ValueError(f"'{name}' is no name of a SpyNet weight")
+            layer = int(found["layer"])  # some count the activations between the convolutions, too
+            layer = layer if found["conv"] else layer // 2
+            state[f"levels.{found['level']}.convs.{layer}.{found['kind']}"] = value.float()
         self.load_state_dict(state, strict=True)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        """Six images, the coarsest first."""
+        """The image at each level, the coarsest first."""
         images = [(image.float() - self.mean) / self.std]
-        for _ in range(LEVELS - 1):
+        while len(images) < LEVELS and not (self.by_size and max(images[-1].shape[-2:]) <= SMALLEST):
             images.append(F.avg_pool2d(images[-1], 2, count_include_pad=False))
         return images[::-1]
 
@@ -95,7 +112,9 @@ class SpyNet(nn.Module):
             reference, supporting = (
                 F.interpolate(v.float(), size=up, mode="bilinear", align_corners=False) for v in (reference, supporting)
             )
-        levels = zip(self.levels, self.pyramid(reference), self.pyramid(supporting), strict=True)
+        levels = zip(
+            self.levels, self.pyramid(reference), self.pyramid(supporting), strict=False
+        )  # by size: fewer images
         flow = None
         for network, ref, sup in levels:
             if flow is None:

@@ -1,7 +1,8 @@
 """Trained networks as files: safetensors, with everything that rebuilds the network in the metadata.
 
-Notes: `part` (content | motion), `facts` (the part's configuration), `size` (pixels), `frames` (time grid), and what
-the trainer adds: experiment, step, samples, ema, data_sha256, model_version, versions. They are one JSON text under
+Notes: `part` (content | motion), `facts` (the part's configuration), `size` (pixels), `frames` (time grid), `classes`
+({name: clips}, empty without class conditioning), and what the trainer adds: experiment, step, samples, ema,
+data_sha256, model_version, versions. They are one JSON text under
 one metadata key: the format writes several keys in no fixed order, and the file's hash is part of a report.
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -26,9 +28,11 @@ from vidm.models.motion import MotionNetwork
 KEY = "vidm"
 
 
-def build(part: str, facts: Content | Motion, size: int, frames: int) -> nn.Module:
+def build(part: str, facts: Content | Motion, size: int, frames: int, classes: int = 0) -> nn.Module:
     """A fresh network of an experiment's part."""
-    return ContentNetwork(facts, size) if part == "content" else MotionNetwork(facts, size, frames)
+    if part == "content":
+        return ContentNetwork(facts, size, classes)
+    return MotionNetwork(facts, size, frames, classes)
 
 
 def save(network: nn.Module, path: Path, notes: dict[str, Any]) -> None:
@@ -52,9 +56,12 @@ def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[s
     if notes.get("part") != part:
         found = notes.get("part", "something else")
         raise InputError(f"{path}: holds {found}, not a {part} network; give the file of vidm train {part}")
-    facts = {"content": Content, "motion": Motion}[part].model_validate(notes["facts"])
-    network = build(part, facts, notes["size"], notes["frames"])
-    network.load_state_dict(state, strict=True)
+    try:
+        facts = {"content": Content, "motion": Motion}[part].model_validate(notes["facts"])
+        network = build(part, facts, notes["size"], notes["frames"], len(notes["classes"]))
+        network.load_state_dict(state, strict=True)
+    except (KeyError, ValidationError, RuntimeError):
+        raise InputError(f"{path}: made by another version of vidm; train it again with vidm train {part}") from None
     return network.to(device, memory_format=torch.channels_last).eval(), notes
 
 

@@ -7,12 +7,13 @@ Correlation over frames (beyond the paper, 0 there): x(n)_T = sqrt(c) shared + s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CONTENT, MOTION, SHARED = range(3)  # streams of one video
+CONTENT, MOTION, SHARED, LABEL = range(4)  # streams of one video
 
 
 def _normal(address: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -44,6 +45,12 @@ class VideoNoise:
         c = self.correlation
         noise[0] = math.sqrt(c) * self.shared + math.sqrt(1 - c) * noise[0]
         return noise
+
+
+def label_of(seed: int, video: int, counts: Sequence[int]) -> int:
+    """The class of a video, drawn as often as the class is in the training clips: an index into `counts`."""
+    share = np.asarray(counts, dtype=np.float64)
+    return int(np.random.default_rng((seed, video, LABEL, 1)).choice(len(share), p=share / share.sum()))
 
 
 def stacked(arrays: list[np.ndarray], device: torch.device) -> Tensor:

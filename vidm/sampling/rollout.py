@@ -3,8 +3,9 @@
     x(0) = denoise(content)
     for n = 1 .. N-1:   z = v(x(0), x(n-1));   x(n) = denoise(motion, z, r(x(0), t), n)
 
-z is computed once a frame. r is a function of (x(0), t): computed at each step of frame 1, kept for the others. t and n
-have shape (1,), so that every coordinate MLP runs once for all videos in flight.
+z is computed once a frame. r is a function of (x(0), t) in paper mode: computed at each step of frame 1, kept for the
+others; where it is one of (x(0), t, n) it is computed at each step. t and n have shape (1,), so that every coordinate
+MLP runs once for all videos in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vidm.config import Content, Motion, Sampling
 from vidm.diffusion.samplers import Sampler
 from vidm.machine import autocast
 from vidm.models.content import ContentNetwork
-from vidm.models.motion import MotionNetwork
+from vidm.models.motion import MotionNetwork, Residual
 from vidm.sampling.noise import VideoNoise, stacked
 
 
@@ -41,39 +42,55 @@ class Rollout:
         self.motion_sampler = Sampler(motion_facts.diffusion, steps=facts.steps, **common)
 
     @torch.inference_mode()
-    def first_frames(self, noises: list[VideoNoise]) -> Tensor:
-        """Frame 0 of each video: (B, 3, S, S) in [-1, 1]."""
+    def first_frames(self, noises: list[VideoNoise], label: Tensor | None = None) -> Tensor:
+        """Frame 0 of each video: (B, 3, S, S) in [-1, 1]. label (B,) where the networks know classes."""
         sampler = self.content_sampler
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.content(x_t, t, label)
+
         with autocast(self.device, self.facts.precision):
-            return sampler(self.content, stacked([v.content(sampler.draws) for v in noises], self.device))
+            return sampler(predict, stacked([v.content(sampler.draws) for v in noises], self.device))
 
     @torch.inference_mode()
-    def further_frames(self, x_first: Tensor, noises: list[VideoNoise], frames: int) -> Iterator[Tensor]:
+    def further_frames(
+        self, x_first: Tensor, noises: list[VideoNoise], frames: int, label: Tensor | None = None
+    ) -> Iterator[Tensor]:
         """Frames 1 .. frames-1, each (B, 3, S, S) in [-1, 1], from frame 0."""
-        sampler, x_prev, kept = self.motion_sampler, x_first, {}
+        network, sampler, x_prev = self.motion, self.motion_sampler, x_first
+        kept: dict[int, Residual] = {}
+
+        def residual(t: Tensor, n: Tensor) -> Residual:
+            if "n" in network.residual_sees:
+                return network.residual_of(x_first, t, n, label)
+            step = int(t) if "t" in network.residual_sees else 0
+            if step not in kept:
+                kept[step] = network.residual_of(x_first, t, n, label)
+            return kept[step]
+
         with autocast(self.device, self.facts.precision):
-            for n in range(1, frames):
-                z = self.motion.motion_code(x_first, x_prev)
-                frame = torch.tensor([n], device=self.device)
+            for frame in range(1, frames):
+                n = torch.tensor([frame], device=self.device)
+                z = network.motion_code(x_first, x_prev)
 
-                def predict(x_t: Tensor, t: Tensor, z: Tensor | None = z, frame: Tensor = frame) -> Tensor:
-                    step = int(t)
-                    if step not in kept:
-                        kept[step] = self.motion.first_features(x_first, t)
-                    return self.motion.predict(x_t, t, frame, z, kept[step])
+                def predict(x_t: Tensor, t: Tensor, n: Tensor = n, z: Tensor | None = z) -> Tensor:
+                    return network.predict(x_t, t, n, z, residual(t, n), label)
 
-                noise = stacked([v.motion(n, sampler.draws) for v in noises], self.device)
+                noise = stacked([v.motion(frame, sampler.draws) for v in noises], self.device)
                 x_prev = sampler(predict, noise)
                 yield x_prev
 
-    def videos(self, seed: int, videos: range, frames: int, on_frame=lambda: None) -> np.ndarray:
-        """Videos of these numbers: (B, frames, S, S, 3) uint8."""
+    def videos(
+        self, seed: int, videos: range, frames: int, labels: list[int] | None = None, on_frame=lambda: None
+    ) -> np.ndarray:
+        """Videos of these numbers, one label each where the networks know classes: (B, frames, S, S, 3) uint8."""
         size = self.content.size
+        label = None if labels is None else torch.tensor(labels, device=self.device)
         noises = [VideoNoise(seed, k, size, self.facts.noise_correlation) for k in videos]
-        first = self.first_frames(noises)
+        first = self.first_frames(noises, label)
         clips = [first]
         on_frame()
-        for frame in self.further_frames(first, noises, frames):
+        for frame in self.further_frames(first, noises, frames, label):
             clips.append(frame)
             on_frame()
         clip = torch.stack(clips, dim=1).permute(0, 1, 3, 4, 2)  # (B, N, S, S, 3)

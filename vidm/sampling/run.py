@@ -15,6 +15,7 @@ from vidm.errors import InputError
 from vidm.models import trained
 from vidm.progress import bar
 from vidm.sampling.export import contact_sheet, preview, write_video
+from vidm.sampling.noise import label_of
 from vidm.sampling.rollout import Rollout
 
 SHEET_FPS = 8  # slow enough to watch 16 frames
@@ -54,6 +55,9 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
         },
         "content": {"prediction": e.content.diffusion.prediction},
     }
+    classes = list(motion_notes["classes"].items())
+    if classes:
+        settings["classes"] = len(classes)
     size, shown = content_network.size, []
     with StoreWriter(out / "samples.h5", size, size, settings, origin="generated") as store:
         store.attributes["checkpoints"] = json.dumps(checkpoints, sort_keys=True)
@@ -61,9 +65,12 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
         with bar(s.videos * e.frames, f"{e.name} sample", "frames") as progress:
             for start in range(0, s.videos, s.batch):
                 numbers = range(start, min(start + s.batch, s.videos))
-                clips = rollout.videos(e.seed, numbers, e.frames, partial(progress.advance, len(numbers)))
-                for k, clip in zip(numbers, clips, strict=True):
-                    store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=f"seed {e.seed} video {k}")
+                labels = [label_of(e.seed, k, [clips for _, clips in classes]) for k in numbers] if classes else None
+                clips = rollout.videos(e.seed, numbers, e.frames, labels, partial(progress.advance, len(numbers)))
+                for i, (k, clip) in enumerate(zip(numbers, clips, strict=True)):
+                    named = {"cls": classes[labels[i]][0]} if labels else {}
+                    source = f"seed {e.seed} video {k}"
+                    store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=source, **named)
                     if k < s.sheet:
                         shown.append(clip)
     for old in out.glob("video_*.mp4"):
@@ -83,6 +90,11 @@ def _fit(e: Experiment, params: Params, content: Path, content_notes: dict, moti
             raise InputError(
                 f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again"
             )
+    if content_notes["classes"] != motion_notes["classes"]:
+        raise InputError(
+            f"{content} and {motion}: trained with other classes "
+            f"({len(content_notes.get('classes', {}))} and {len(motion_notes.get('classes', {}))}); train again"
+        )
     if motion_notes["frames"] != e.frames:
         raise InputError(
             f"{motion}: trained for {motion_notes['frames']} frames, experiments.{e.name}.frames is {e.frames}; "

@@ -8,20 +8,21 @@ from torch import Tensor, nn
 
 from vidm.config import Diffusion, Params
 from vidm.data.clips import FrameDraw
-from vidm.diffusion.gaussian import q_sample, target
-from vidm.diffusion.losses import penalty
+from vidm.diffusion.gaussian import q_sample
+from vidm.diffusion.losses import training_loss
 from vidm.diffusion.schedule import Schedule
 from vidm.training.loop import Batch
 from vidm.training.run import train_part
 
 
 def content_loss(facts: Diffusion, schedule: Schedule):
-    """loss(network, batch); batch: frame and noise (B, 3, S, S), t (B,)."""
+    """loss(network, batch); batch: frame and noise (B, 3, S, S), t (B,), cls (B,)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         x_0, t, eps = batch["frame"], batch["t"], batch["noise"]
-        y = network(q_sample(schedule, x_0, t, eps), t)
-        return penalty(facts, y, target(schedule, x_0, t, eps))
+        x_t = q_sample(schedule, x_0, t, eps)
+        y = network(x_t, t, batch["cls"] if network.classes else None)
+        return training_loss(facts, schedule, y, x_0, x_t, t, eps)
 
     return loss
 

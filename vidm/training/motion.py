@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from vidm import weights
 from vidm.config import Motion, Params
 from vidm.data.clips import TripletDraw
-from vidm.diffusion.gaussian import q_sample, target
-from vidm.diffusion.losses import penalty
+from vidm.diffusion.gaussian import q_sample
+from vidm.diffusion.losses import training_loss
 from vidm.diffusion.schedule import Schedule
+from vidm.errors import InputError
 from vidm.training.loop import Batch
 from vidm.training.run import train_part
 
@@ -27,15 +28,16 @@ def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strengt
 
 
 def motion_loss(facts: Motion, schedule: Schedule):
-    """loss(network, batch); batch: first, previous, target, noise, previous_noise (B, 3, S, S); t, n, level (B,)."""
+    """loss(network, batch); batch: first, previous, target and two noises (B, 3, S, S); t, n, level, cls (B,)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         x_0, t, n, eps = batch["target"], batch["t"], batch["n"], batch["noise"]
         previous = batch["previous"]
         if facts.conditioning_noise:
             previous = augmented(previous, n, batch["level"], batch["previous_noise"], facts.conditioning_noise)
-        y = network(q_sample(schedule, x_0, t, eps), t, n, batch["first"], previous)
-        return penalty(facts.diffusion, y, target(schedule, x_0, t, eps))
+        x_t = q_sample(schedule, x_0, t, eps)
+        y = network(x_t, t, n, batch["first"], previous, batch["cls"] if network.classes else None)
+        return training_loss(facts.diffusion, schedule, y, x_0, x_t, t, eps)
 
     return loss
 
@@ -43,21 +45,29 @@ def motion_loss(facts: Motion, schedule: Schedule):
 def train(params: Params, experiment: str, frames: Path, out: Path, spynet: Path | None = None) -> None:
     """Train the motion network of an experiment on a frame store; write `out` and its loss curve.
 
-    `spynet`: pretrained weights as `vidm weights fetch` makes them; fetched where it is None.
+    `spynet`: pretrained weights as `vidm weights fetch` makes them, or a port's file; where it is None, the file that
+    the experiment names, or the fetched one.
     Raises InputError where the store or the weights do not fit the experiment.
     """
     e = params.experiment(experiment)
-    diffusion = e.motion.diffusion
+    diffusion, about = e.motion.diffusion, {}
     pretrained = None
     if e.motion.implicit and e.motion.spynet != "none":
-        pretrained, _ = weights.load("spynet", spynet)
+        if spynet is None and e.motion.spynet != "basicvsr":
+            spynet = Path(e.motion.spynet)
+        pretrained, source = weights.load("spynet", spynet)
+        about = {"spynet_sha256": source["sha256"]}
 
     def draw(store):
         return TripletDraw(store, frames=e.frames, steps=diffusion.steps, flip=e.motion.training.flip, seed=e.seed)
 
     def start(network) -> None:
         if pretrained is not None:
-            network.spynet.load_pretrained(pretrained)
+            try:
+                network.spynet.load_pretrained(pretrained)
+            except (ValueError, RuntimeError, AttributeError) as error:
+                reason = " ".join(str(error).split())[:160]
+                raise InputError(f"{spynet}: not the weights of a six-level SpyNet ({reason})") from None
 
     loss = motion_loss(e.motion, Schedule(diffusion))
-    train_part(params, e, "motion", frames, out, draw, loss, start=start, spynet=e.motion.spynet)
+    train_part(params, e, "motion", frames, out, draw, loss, start=start, **about)

@@ -33,6 +33,17 @@ def open_store(experiment: Experiment, params: Params, path: Path) -> FrameStore
     return store
 
 
+def _classes(experiment: Experiment, source) -> dict[str, int]:
+    """Train clips of each class, in the order of `source.class_names`."""
+    names = [source.store.classes[i] for i in source.clips]
+    if len(source.class_names) < 2:
+        raise InputError(
+            f"{source.store.path}: its clips have {len(source.class_names)} class, experiments.{experiment.name}."
+            "class_conditioning needs two; put the videos of each class into a folder of its own"
+        )
+    return {name: names.count(name) for name in source.class_names}
+
+
 def train_part(
     params: Params,
     experiment: Experiment,
@@ -49,7 +60,9 @@ def train_part(
     device = machine.prepare(experiment.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_store(experiment, params, frames) as store:
-        network = trained.build(part, facts, store.resolution, experiment.frames)
+        source = draw(store)
+        classes = _classes(experiment, source) if experiment.class_conditioning else {}
+        network = trained.build(part, facts, store.resolution, experiment.frames, len(classes))
         if start:
             start(network)
         steps = facts.training.steps
@@ -57,7 +70,7 @@ def train_part(
             ema = fit(
                 network,
                 loss,
-                batches(draw(store), facts.training.batch, 0, steps),
+                batches(source, facts.training.batch, 0, steps),
                 facts.training,
                 device,
                 curve=out.with_name(f"{part}_loss.csv"),
@@ -71,6 +84,7 @@ def train_part(
             "facts": facts.model_dump(mode="json"),
             "size": store.resolution,
             "frames": experiment.frames,
+            "classes": classes,
             "step": steps,
             "samples": steps * facts.training.batch,
             "ema": facts.training.ema,

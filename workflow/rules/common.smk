@@ -109,14 +109,24 @@ def listing(folder):
 def pretrained(wildcards):
     """The start of the motion code's network, where the experiment has one."""
     motion = experiment(wildcards).motion
-    wanted = motion.implicit and motion.spynet != "none"
-    return {"spynet": "data/weights/spynet.safetensors"} if wanted else {}
+    if not motion.implicit or motion.spynet == "none":
+        return {}
+    own = motion.spynet != "basicvsr"
+    return {"spynet": motion.spynet if own else "data/weights/spynet.safetensors"}
 
 
 def shown(name):
     """As many mp4s as the contact sheet shows."""
     sampling = FACTS.experiments[name].sampling
     return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
+
+
+def only(names):
+    """A wildcard's pattern that matches these names alone."""
+    return "|".join(names) or "(?!)"
+
+
+SHARING = [name for name, facts in FACTS.experiments.items() if facts.content_of]
 
 
 wildcard_constraints:

@@ -9,6 +9,8 @@ rule train_content:
         curve="models/{experiment}/content_loss.csv",
     log:
         "logs/train_content/{experiment}.log",
+    wildcard_constraints:
+        experiment=only(name for name in FACTS.experiments if name not in SHARING),
     benchmark:
         "logs/benchmarks/train_content/{experiment}.tsv"
     conda:
@@ -20,11 +22,30 @@ rule train_content:
         facts=lambda wildcards: text(
             experiment(wildcards).content,
             seed=experiment(wildcards).seed,
+            class_conditioning=experiment(wildcards).class_conditioning,
             model_version=FACTS.model_version,
         ),
     shell:
         "vidm train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
         " 2>&1 | tee {log:q}"
+
+
+rule share_content:
+    """An experiment that takes another one's content network (content_of): an ablation of motion trains motion alone."""
+    input:
+        weights=lambda wildcards: f"models/{experiment(wildcards).content_of}/content.safetensors",
+        curve=lambda wildcards: f"models/{experiment(wildcards).content_of}/content_loss.csv",
+    output:
+        weights="models/{experiment}/content.safetensors",
+        curve="models/{experiment}/content_loss.csv",
+    log:
+        "logs/share_content/{experiment}.log",
+    wildcard_constraints:
+        experiment=only(SHARING),
+    conda:
+        "../../environment.yml"
+    shell:
+        "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}) 2>&1 | tee {log:q}"
 
 
 rule train_motion:
@@ -47,6 +68,7 @@ rule train_motion:
         facts=lambda wildcards: text(
             experiment(wildcards).motion,
             seed=experiment(wildcards).seed,
+            class_conditioning=experiment(wildcards).class_conditioning,
             frames=experiment(wildcards).frames,
             model_version=FACTS.model_version,
         ),

@@ -1,0 +1,135 @@
+"""What an experiment's networks cost: parameters, and GFLOPs (2 per multiply-add) of one call with one item.
+
+Networks are built on the meta device: shapes without numbers, so that any size takes seconds. FLOPs are those of
+convolutions and matrix products, as torch counts them; norms, activations and warping are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidm.config import Experiment, Params
+from vidm.models import trained
+from vidm.models.content import ContentNetwork
+from vidm.models.posgn import PosGN
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network. `calls`: how often it is called for one video; `coordinates`: GFLOPs of PosGN's MLPs."""
+
+    network: str
+    name: str
+    parameters: int
+    gflops: float
+    coordinates: float
+    calls: int
+
+
+def parts(experiment: Experiment, size: int, classes: int = 0) -> list[Part]:
+    """Every part of the content and the motion network at `size` pixels."""
+    e, sampling = experiment, experiment.sampling
+    with torch.device("meta"):
+        content = trained.build("content", e.content, size, e.frames, classes)
+        motion = trained.build("motion", e.motion, size, e.frames, classes)
+        image, one = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
+        label = (one,) if classes else ()
+    steps = sampling.steps * (e.frames - 1)  # of all frames but the first
+    residual = {"features": sampling.steps, "features-n": steps, "output": 1, "none": 0}[e.motion.residual]
+    second = "residual U-Net" if e.motion.residual == "output" else "residual encoder"
+    every = sampling.content_steps
+    return [
+        *_parts(content, (image, one, *label), {"unet": "U-Net", "embedding": "time", "constant": "constant"}, every),
+        *_parts(
+            motion,
+            (image, one, one, image, image, *label),
+            {"unet": "U-Net", "residual": second, "spynet": "SpyNet", "embedding": "time"},
+            steps,
+            {"residual": residual, "spynet": e.frames - 1},
+        ),
+    ]
+
+
+def _parts(
+    network: nn.Module,
+    inputs: tuple,
+    names: dict[str, str],
+    calls: int,
+    rarer: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Part]:
+    """The parts that `network` has of `names` ({attribute: name})."""
+    kind = "content" if isinstance(network, ContentNetwork) else "motion"
+    gflops = _gflops(network, inputs)
+    norms = [path for path, module in network.named_modules() if isinstance(module, PosGN)]
+    for path, name in names.items():
+        own = [p.numel() for key, p in network.named_parameters() if key == path or key.startswith(f"{path}.")]
+        if own:
+            coordinates = sum(gflops.get(norm, 0.0) for norm in norms if norm.startswith(f"{path}."))
+            yield Part(kind, name, sum(own), gflops.get(path, 0.0), coordinates, rarer.get(path, calls))
+
+
+def _gflops(network: nn.Module, inputs: tuple) -> dict[str, float]:
+    """GFLOPs of every module in one call, by its path."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(*inputs)
+    root = type(network).__name__
+    return {name.removeprefix(f"{root}."): sum(ops.values()) / 1e9 for name, ops in counter.get_flop_counts().items()}
+
+
+def describe(params: Params, names: Iterable[str]) -> str:
+    """A table a experiment, or one line each where there are several."""
+    names = list(names)
+    if len(names) == 1:
+        return _table(params, names[0])
+    head = f"{'experiment':<28}{'pixels':>7}{'frames':>7}{'parameters':>12}{'content':>9}{'motion':>9}{'a video':>10}"
+    unit = f"{'':<28}{'':>7}{'':>7}{'M':>12}{'GFLOPs':>9}{'GFLOPs':>9}{'TFLOPs':>10}"
+    lines = [head, unit]
+    for name in names:
+        e, found = params.experiment(name), _of(params, name)
+        content, motion = (sum(p.gflops for p in found if p.network == part) for part in ("content", "motion"))
+        lines.append(
+            f"{name:<28}{params.dataset(e.dataset).resolution:>7}{e.frames:>7}"
+            f"{sum(p.parameters for p in found) / 1e6:>12.2f}{content:>9.1f}{motion:>9.1f}"
+            f"{sum(p.gflops * p.calls for p in found) / 1e3:>10.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _of(params: Params, name: str) -> list[Part]:
+    e = params.experiment(name)
+    return parts(e, params.dataset(e.dataset).resolution)
+
+
+def _table(params: Params, name: str) -> str:
+    e, found = params.experiment(name), _of(params, name)
+    s, row = e.sampling, "{:<28}{:>12}{:>9}{:>13}{:>15}".format
+    lines = [
+        f"{name}: {params.dataset(e.dataset).resolution} pixels, {e.frames} frames, data set {e.dataset}",
+        "",
+        row("", "parameters", "GFLOPs", "of them", "calls"),
+        row("", "M", "a call", "coordinates", "a video"),
+    ]
+    for network in ("content", "motion"):
+        own = [p for p in found if p.network == network]
+        whole = Part(
+            network, "all", *(sum(getattr(p, f) for p in own) for f in ("parameters", "gflops", "coordinates")), 0
+        )
+        for p in [*own, whole]:
+            coordinates = f"{p.coordinates:.2f}" if p.coordinates else ""
+            lines.append(
+                row(f"{network}  {p.name}", f"{p.parameters / 1e6:.2f}", f"{p.gflops:.2f}", coordinates, p.calls or "")
+            )
+        lines.append("")
+    video = sum(p.gflops * p.calls for p in found)
+    lines += [
+        f"one video: {video / 1e3:.2f} TFLOPs, with {s.content_steps} steps for the first frame and {s.steps} for each "
+        "further one,",
+        "each part called no more often than its inputs change.",
+    ]
+    return "\n".join(lines)
