@@ -303,15 +303,21 @@ def test_digest_sees_facts_and_nothing_else():
     assert len(config.digest(one)) == 12
 
 
-def test_another_ones_content_must_be_ones_own():
+@pytest.mark.parametrize("part", ["content", "motion"])
+def test_another_ones_network_must_be_ones_own(part):
     document = changed("experiments/sky/seed", 0)
-    document["experiments"]["still"] = {**document["experiments"]["sky"], "content_of": "sky"}
-    assert config.resolve(document).experiment("still").content_of == "sky"
-    for key, value in (("seed", 5), ("content", {"constant": False}), ("class_conditioning", True)):
-        document["experiments"]["still"][key] = value
-        with pytest.raises(ConfigError, match=rf"still.content_of: 'sky' has another {key}"):
+    shared = {**document["experiments"]["sky"], f"{part}_of": "sky", "sampling": {"noise_correlation": 0.5}}
+    document["experiments"]["still"] = shared
+    assert getattr(config.resolve(document).experiment("still"), f"{part}_of") == "sky"
+    differing = {"seed": 5, "class_conditioning": True, part: {"diffusion": {"loss": "mse"}}}
+    for key, value in (differing | ({"frames": 8} if part == "motion" else {})).items():
+        document["experiments"]["still"] = shared | {key: value}
+        with pytest.raises(ConfigError, match=rf"still.{part}_of: 'sky' has another {key}"):
             config.resolve(document)
-        document["experiments"]["still"] = {**document["experiments"]["sky"], "content_of": "sky"}
+    document["experiments"]["still"] = shared
+    document["experiments"]["third"] = shared | {f"{part}_of": "still"}
+    with pytest.raises(ConfigError, match=rf"third.{part}_of: no experiment 'still' that trains one"):
+        config.resolve(document)
 
 
 def test_what_is_unlike_the_paper():

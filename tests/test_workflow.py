@@ -46,10 +46,10 @@ def test_snakefmt_is_clean():
 def test_every_rule_logs_and_the_costly_ones_are_timed():
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = re.split(r"^ *rule\b", text, flags=re.MULTILINE)[1:]
-    assert len(rules) == 7
+    assert len(rules) == 8
     for rule in rules:
         assert "log:" in rule and "conda:" in rule
-        assert ("benchmark:" in rule) is not rule.startswith(" weights")
+        assert ("benchmark:" in rule) is not rule.startswith((" weights", " share"))
 
 
 def test_whole_plan(project):
@@ -92,8 +92,12 @@ def test_schema_says_what_the_models_say(project):
 
 
 def test_declared_videos_are_as_many_as_the_sheet_shows(project):
-    params = config.load(ROOT / "params.yaml")
+    params, seen = config.load(ROOT / "params.yaml"), set()
     for name, experiment in params.experiments.items():
+        kind = (experiment.dataset, experiment.sampling.sheet, experiment.sampling.videos)
+        if kind in seen:
+            continue
+        seen.add(kind)
         if params.dataset(experiment.dataset).procedural is None:
             ended = project.run("snakemake", "--dry-run", "--cores", "1", f"results/{name}_fvd.json")
             assert ended.returncode and "no video there" in ended.stdout
@@ -102,6 +106,17 @@ def test_declared_videos_are_as_many_as_the_sheet_shows(project):
         wanted = min(experiment.sampling.sheet, experiment.sampling.videos)
         outputs = next(line for line in said.splitlines() if "output:" in line and "samples.h5" in line)
         assert outputs.count(".mp4") == wanted
+
+
+def test_an_experiment_takes_anothers_networks(project):
+    """content_of and motion_of: the other one's are trained, and copied."""
+    name = "results/sky-only-correlation_fvd.json"
+    assert {"train_content", "train_motion", "share", "evaluate"} <= project.planned(name)
+    said = project.ok("snakemake", "--dry-run", "--cores", "1", name)
+    for own, theirs in (("content", "sky"), ("motion", "sky-paper")):
+        assert f"vidm train {own} {theirs} " in said
+        assert f"cp models/{theirs}/{own}.safetensors models/sky-only-correlation/{own}.safetensors" in said
+    assert "vidm train content sky-paper" not in said
 
 
 def test_own_videos_and_what_makes_their_extraction_run_again(tmp_path):

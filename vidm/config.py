@@ -206,9 +206,8 @@ class Recipe(Facts):
     """What presets and experiments share."""
 
     seed: int = 0
-    content_of: str | None = Field(
-        None, description="take the content network of this experiment; its content facts must be the same"
-    )
+    content_of: str | None = Field(None, description="take this experiment's content network: the same facts")
+    motion_of: str | None = Field(None, description="take this experiment's motion network: the same facts")
     frames: Annotated[int, Field(ge=2)] = Field(16, description="the time grid of the motion network")
     class_conditioning: bool = Field(False, description="both networks see the clip's class, as for UCF-101")
     content: Content = Content()
@@ -376,8 +375,8 @@ def _possible(experiment: Experiment, params: Params) -> None:
                 f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
                 f"nearest: {there}"
             )
-    if experiment.content_of is not None:
-        _shared(experiment, params)
+    for part in ("content", "motion"):
+        _shared(experiment, params, part)
     if experiment.frames > dataset.min_frames:
         raise ConfigError(
             f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
@@ -385,18 +384,19 @@ def _possible(experiment: Experiment, params: Params) -> None:
         )
 
 
-def _shared(experiment: Experiment, params: Params) -> None:
-    """Another experiment's content network must be what this one would have trained."""
-    where, name = f"experiments.{experiment.name}.content_of", experiment.content_of
-    others = {k: v for k, v in params.experiments.items() if v.content_of is None and k != experiment.name}
+def _shared(experiment: Experiment, params: Params, part: str) -> None:
+    """Another experiment's network must be what this one would have trained."""
+    name, key = getattr(experiment, f"{part}_of"), f"{part}_of"
+    if name is None:
+        return
+    where = f"experiments.{experiment.name}.{key}"
+    others = {k: v for k, v in params.experiments.items() if getattr(v, key) is None and k != experiment.name}
     if name not in others:
         raise ConfigError(f"{where}: no experiment '{name}' that trains one{faults.nearest(name, others)}")
-    other = others[name]
-    for key in ("dataset", "seed", "class_conditioning", "content"):
-        mine, its = getattr(experiment, key), getattr(other, key)
-        if mine != its:
+    for fact in ("dataset", "seed", "class_conditioning", part, *(["frames"] if part == "motion" else [])):
+        if getattr(experiment, fact) != getattr(others[name], fact):
             raise ConfigError(
-                f"{where}: '{name}' has another {key}; make them the same, or drop content_of to train one's own"
+                f"{where}: '{name}' has another {fact}; make them the same, or drop {key} to train one's own"
             )
 
 

@@ -121,12 +121,14 @@ def shown(name):
     return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
 
 
-def only(names):
-    """A wildcard's pattern that matches these names alone."""
-    return "|".join(names) or "(?!)"
+def training(part):
+    """A wildcard's pattern: the experiments that train this part, and don't take another one's."""
+    return "|".join(name for name, facts in FACTS.experiments.items() if not getattr(facts, f"{part}_of"))
 
 
-SHARING = [name for name, facts in FACTS.experiments.items() if facts.content_of]
+def other(wildcards):
+    """The experiment whose part this one takes."""
+    return getattr(experiment(wildcards), f"{wildcards.part}_of")
 
 
 wildcard_constraints:

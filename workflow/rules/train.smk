@@ -9,10 +9,10 @@ rule train_content:
         curve="models/{experiment}/content_loss.csv",
     log:
         "logs/train_content/{experiment}.log",
-    wildcard_constraints:
-        experiment=only(name for name in FACTS.experiments if name not in SHARING),
     benchmark:
         "logs/benchmarks/train_content/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=training("content"),
     conda:
         "../../environment.yml"
     threads: cores
@@ -30,18 +30,18 @@ rule train_content:
         " 2>&1 | tee {log:q}"
 
 
-rule share_content:
-    """An experiment that takes another one's content network (content_of): an ablation of motion trains motion alone."""
+rule share:
+    """An experiment that takes another one's network (content_of, motion_of): an ablation trains one part alone."""
     input:
-        weights=lambda wildcards: f"models/{experiment(wildcards).content_of}/content.safetensors",
-        curve=lambda wildcards: f"models/{experiment(wildcards).content_of}/content_loss.csv",
+        weights=lambda wildcards: f"models/{other(wildcards)}/{wildcards.part}.safetensors",
+        curve=lambda wildcards: f"models/{other(wildcards)}/{wildcards.part}_loss.csv",
     output:
-        weights="models/{experiment}/content.safetensors",
-        curve="models/{experiment}/content_loss.csv",
+        weights="models/{experiment}/{part}.safetensors",
+        curve="models/{experiment}/{part}_loss.csv",
     log:
-        "logs/share_content/{experiment}.log",
+        "logs/share_{part}/{experiment}.log",
     wildcard_constraints:
-        experiment=only(SHARING),
+        part="content|motion",
     conda:
         "../../environment.yml"
     shell:
@@ -59,6 +59,8 @@ rule train_motion:
         "logs/train_motion/{experiment}.log",
     benchmark:
         "logs/benchmarks/train_motion/{experiment}.tsv"
+    wildcard_constraints:
+        experiment=training("motion"),
     conda:
         "../../environment.yml"
     threads: cores
@@ -78,3 +80,6 @@ rule train_motion:
     shell:
         "vidm train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
         " --out {output.weights:q} 2>&1 | tee {log:q}"
+
+
+ruleorder: train_content > train_motion > share
