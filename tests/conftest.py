@@ -1,3 +1,5 @@
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vidm import config
+from vidm import cli, config
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 
@@ -35,6 +37,29 @@ def detector():
         return load_i3d()
     except InputError as error:
         pytest.skip(str(error))
+
+
+@dataclass(frozen=True)
+class Ended:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def vidm(monkeypatch, capfd):
+    """Run `vidm ...` in this process, from the project's root: a fresh one takes seconds to load torch."""
+
+    def run(*arguments: object, cwd: Path = Path(__file__).parents[1]) -> Ended:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["vidm", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        return Ended(ended.value.code or 0, *capfd.readouterr())
+
+    return run
 
 
 TINY = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention": [8], "head_channels": 32, "groups": 8}

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,29 +32,6 @@ def commands(app: typer.Typer) -> dict[str, object]:
 
 
 COMMANDS = commands(cli.app)
-
-
-@dataclass(frozen=True)
-class Ended:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def vidm(monkeypatch, capfd):
-    """Run `vidm ...` in this process, from the project's root: a fresh one takes seconds to load torch."""
-
-    def run(*arguments: str, cwd: Path = ROOT) -> Ended:
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["vidm", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-            raise SystemExit(0)
-        return Ended(ended.value.code or 0, *capfd.readouterr())
-
-    return run
 
 
 def test_contract_commands_are_there():
@@ -95,6 +71,18 @@ def test_every_rule_of_the_workflow_calls_a_command_as_it_is():
         COMMANDS[name].make_context(name, words[len(name.split()) :])
 
 
+def test_a_summary_of_the_networks(vidm):
+    """Part by part for one experiment, a line each for several; numbers against what building them gives."""
+    one = vidm("model", "summary", "smoke").stdout
+    assert "smoke: 16 pixels, 16 frames" in one
+    for part in ("content  U-Net", "motion  residual encoder", "motion  SpyNet"):
+        assert part in one
+    assert re.search(r"motion  SpyNet +1\.44 .* 15$", one, re.MULTILINE)  # once a frame
+    several = vidm("model", "summary", "smoke", "sky").stdout.splitlines()
+    assert [line.split()[0] for line in several[2:]] == ["smoke", "sky"]
+    assert [line.split()[1] for line in several[2:]] == ["16", "32"]
+
+
 def test_as_a_program_of_its_own():
     command = [str(Path(sys.executable).parent / "vidm"), "train", "content", "skyy", "--frames", "x", "--out", "x"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -109,6 +97,8 @@ BAD = [
     (["data", "inspect", "{tmp}/none"], "{tmp}/none"),
     (["data", "inspect", "{tmp}/text.h5"], "text.h5"),
     (["weights", "fetch", "i3"], "did you mean 'i3d'"),
+    (["model", "summary", "skyy"], "did you mean 'sky'"),
+    (["weights", "import-official", "{tmp}/none.pth.tar"], "none.pth.tar: no such file"),
     (["train", "content", "skyy", "--frames", "{tmp}/f.h5", "--out", "{tmp}/o"], "did you mean 'sky'"),
     (["train", "content", "sky", "--frames", "{tmp}/none.h5", "--out", "{tmp}/o"], "none.h5"),
     (["train", "motion", "sky", "--frames", "{tmp}/text.h5", "--out", "{tmp}/o"], "text.h5"),

@@ -1,8 +1,6 @@
 """Parts and whole against tensors of the official network (fp32, CPU)."""
 
 import json
-import subprocess
-import sys
 from argparse import Namespace
 
 import pytest
@@ -20,11 +18,6 @@ from vidm.models.spynet import SpyNet, warp
 from vidm.models.summary import parts
 
 EXACT = {"rtol": 0, "atol": 1e-4}
-
-
-def vidm(*arguments):
-    command = [sys.executable, "-m", "vidm.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +135,7 @@ def test_a_checkpoint_file_loads(whole, tmp_path):
         assert not load_official_motion(str(path), ema=False, **config)(*inputs()).any()
 
 
-def test_import_from_the_command_line(whole, tmp_path, capsys):
+def test_import_from_the_command_line(whole, tmp_path, vidm):
     """Sizes are read from the weights; the time grid and the image size travel in the file."""
     state, config = official_state(whole), whole[1]
     path, out = tmp_path / "official.pth.tar", tmp_path / "motion.safetensors"
@@ -167,7 +160,7 @@ def test_import_from_the_command_line(whole, tmp_path, capsys):
         ("number.pth", {"state_dict": {"lr": 1.0}}, "'lr' is no tensor"),
     ],
 )
-def test_what_is_not_an_official_checkpoint(name, content, said, tmp_path):
+def test_what_is_not_an_official_checkpoint(name, content, said, tmp_path, vidm):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
