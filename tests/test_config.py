@@ -108,6 +108,12 @@ BAD = [
     ("experiments/sky/motion/network/head_channels", 48, ["head_channels", "48", "nearest: 16"], False),
     ("experiments/sky/motion/network/attention", [5], ["network.attention", "5", "nearest: 8"], False),
     (
+        "experiments/sky/motion/network",
+        {"channels": 32, "multipliers": [1, 2], "head_channels": 64, "attention": [16]},
+        ["motion.network.head_channels", "64", "width 32", "nearest: 32"],
+        False,
+    ),
+    (
         "experiments/sky/motion/network/multipliers",
         [1, 2, 2, 2, 2, 2],
         ["motion.network.multipliers", "[1, 2, 2, 2, 2, 2]", "resolution 16", "nearest resolution: 32"],

@@ -89,13 +89,19 @@ class Network(Facts):
             raise ValueError(
                 f"channels: {self.channels} is not a multiple of groups = {self.groups}; nearest: {nearest}"
             )
-        for width in {self.channels * m for m in self.multipliers}:
-            if width % self.head_channels and (self.attention or width == self.channels * self.multipliers[-1]):
-                nearest = math.gcd(self.head_channels, self.channels)
-                raise ValueError(
-                    f"head_channels: {self.head_channels} does not divide width {width}; nearest: {nearest}"
-                )
+        # The middle block always attends; which levels do depends on the resolution, see _possible.
+        fault = self.heads_fault(len(self.multipliers) - 1)
+        if fault:
+            raise ValueError(fault)
         return self
+
+    def heads_fault(self, level: int) -> str:
+        """What to say where attention can't be at a level of the pyramid, or ""."""
+        width = self.channels * self.multipliers[level]
+        if width % self.head_channels == 0:
+            return ""
+        nearest = math.gcd(self.head_channels, self.channels)
+        return f"head_channels: {self.head_channels} does not divide width {width}; nearest: {nearest}"
 
 
 class Diffusion(Facts):
@@ -369,6 +375,9 @@ def _possible(experiment: Experiment, params: Params) -> None:
                     f"{where}.{part}.network.attention: no feature map has size {size}; "
                     f"nearest: {min(sizes, key=lambda s: abs(s - size))}"
                 )
+            fault = facts.network.heads_fault(sizes.index(size))
+            if fault:
+                raise ConfigError(f"{where}.{part}.network.{fault}")
         asked, there = getattr(experiment.sampling, steps), facts.diffusion.steps
         if asked > there:
             raise ConfigError(
