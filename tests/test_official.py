@@ -142,7 +142,7 @@ def test_import_from_the_command_line(whole, tmp_path, vidm):
     torch.save({"state_dict": state}, path)
     shown = vidm("weights", "import-official", path, "--out", out, "--frames", 16, "--size", 64, "--head-channels", 32)
     assert shown.returncode == 0, shown.stderr
-    assert "64 px, time grid of 16 frames" in shown.stdout
+    assert "built for 16 frames of 64 pixels" in shown.stdout
     network, notes = trained.load(out, "motion", torch.device("cpu"))
     assert (notes["frames"], notes["size"], notes["facts"]["network"]["attention"]) == (16, 64, [16])
     with torch.no_grad():

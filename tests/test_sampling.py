@@ -27,7 +27,7 @@ def made(classes=0, variance="fixed-small", **switches):
         awake(trained.build(part, facts, SIZE, FRAMES, classes))
         for part, facts in (("content", content_facts), ("motion", motion_facts))
     ]
-    return Rollout(*networks, content_facts, motion_facts, FACTS, torch.device("cpu"))
+    return Rollout(*networks, FACTS, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

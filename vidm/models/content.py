@@ -29,7 +29,7 @@ class ContentNetwork(nn.Module):
     def __init__(self, facts: Content, size: int, classes: int = 0) -> None:
         super().__init__()
         channels, groups = facts.network.channels, facts.network.groups
-        self.size, self.classes = size, classes
+        self.facts, self.size, self.classes = facts, size, classes
         self.embedding = Embedding(channels, classes)
         start = torch.randn if facts.constant_start == "normal" else torch.zeros
         self.constant = nn.Parameter(start(1, 3, size, size)) if facts.constant else None

@@ -46,7 +46,7 @@ class MotionNetwork(nn.Module):
     def __init__(self, facts: Motion, size: int, frames: int, classes: int = 0) -> None:
         super().__init__()
         network, steps, out = facts.network, facts.diffusion.steps, facts.diffusion.channels
-        self.size, self.frames, self.classes = size, frames, classes
+        self.facts, self.size, self.frames, self.classes = facts, size, frames, classes
 
         def norm(width: int) -> nn.Module:
             if facts.posgn:
@@ -54,8 +54,7 @@ class MotionNetwork(nn.Module):
             return AdaGN(width, network.groups, 4 * network.channels)
 
         self.embedding = None if facts.posgn else Embedding(network.channels, classes)
-        self.signed = facts.spynet_range == "signed"
-        ranged = (-1, 1) if self.signed else (0, 1)
+        ranged = (-1, 1) if facts.spynet_range == "signed" else (0, 1)
         self.spynet = SpyNet(ranged, facts.spynet_levels) if facts.implicit else None
         self.residual_sees = SEES[facts.residual]
         if facts.residual == "none":
@@ -64,7 +63,6 @@ class MotionNetwork(nn.Module):
             self.residual = UNet(network, 3, out, size, norm)
         else:
             self.residual = Encoder(network, 3, size, norm)
-        self.previous = facts.previous
         self.unet = UNet(network, 3 + 2 * facts.implicit + 3 * facts.previous, out, size, norm)
 
     def condition(self, t: Tensor, n: Tensor, label: Tensor | None):
@@ -78,9 +76,10 @@ class MotionNetwork(nn.Module):
         """z (B, 2, S, S), Eq. 8, and behind it x_prev where the model sees it; None where it has neither."""
         z = []
         if self.spynet is not None:
-            pair = (x_first, x_prev) if self.signed else ((x_first + 1) / 2, (x_prev + 1) / 2)
+            signed = self.facts.spynet_range == "signed"
+            pair = (x_first, x_prev) if signed else ((x_first + 1) / 2, (x_prev + 1) / 2)
             z.append(self.spynet(*pair))
-        if self.previous:
+        if self.facts.previous:
             z.append(x_prev)
         return torch.cat(z, dim=1) if z else None
 

@@ -82,7 +82,7 @@ def load_official_motion(
     dropped by name.
     Raises InputError where anything else is missing or left over, has another shape, or the file can't be read safely.
     """
-    weights = _weights(state_dict, ema)
+    weights, _ = _weights(state_dict, ema)
     if out_channels not in (3, 6):
         raise InputError(f"official weights: out_channels = {out_channels}; 3, or 6 with a learned variance")
     try:
@@ -157,28 +157,18 @@ def import_official(source: Path, out: Path, frames: int, size: int, head_channe
     `frames` is the time grid that it was trained with, `size` its image size in pixels: they travel in the file.
     Raises InputError.
     """
-    weights = _weights(source, ema)
+    weights, kind = _weights(source, ema)
     sizes = sizes_of(weights)
     network = load_official_motion(weights, frames, image_size=size, num_head_channels=head_channels, **sizes)
-    facts = official_facts(
-        Network(
-            channels=sizes["model_channels"],
-            multipliers=sizes["channel_mult"],
-            blocks=sizes["num_res_blocks"],
-            attention=tuple(size // factor for factor in sizes["attention_resolutions"]),
-            head_channels=head_channels,
-        ),
-        sizes["out_channels"],
-    )
     notes = {
         "part": "motion",
         "experiment": "official",
-        "facts": facts.model_dump(mode="json"),
+        "facts": network.facts.model_dump(mode="json"),
         "size": size,
         "frames": frames,
         "classes": {},
         "step": None,
-        "ema": ema,
+        "ema": kind == "ema_state_dict",
         "source": source.name,
         "source_sha256": trained.file_sha256(source),
         "vidm": __version__,
@@ -187,25 +177,24 @@ def import_official(source: Path, out: Path, frames: int, size: int, head_channe
     trained.save(network, out, notes)
     count = sum(p.numel() for p in network.parameters()) / 1e6
     return (
-        f"{out}: official motion network, {count:.2f} M parameters, {size} px, time grid of {frames} frames"
-        f" ({'EMA' if ema else 'raw'} weights)"
+        f"{out}: official motion network, {count:.2f} M parameters ({kind or 'a plain state dict'})\n"
+        f"  built for {frames} frames of {size} pixels, as --frames and --size say: the checkpoint does not"
     )
 
 
-def _weights(source: Mapping[str, Any] | str | Path, ema: bool) -> dict[str, Tensor]:
-    """The state dict of a file, a checkpoint or itself, without coordinate buffers and DDP's prefix."""
+def _weights(source: Mapping[str, Any] | str | Path, ema: bool) -> tuple[dict[str, Tensor], str]:
+    """(state dict without coordinate buffers and DDP's prefix, the key it stood under in a checkpoint or "")."""
     content = read_torch(Path(source)) if isinstance(source, str | Path) else source
     if not isinstance(content, Mapping):
         raise InputError("official weights: a mapping of names to tensors is needed")
-    for key in ("ema_state_dict", "state_dict") if ema else ("state_dict",):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    keys = [key for key in ("ema_state_dict", "state_dict") if isinstance(content.get(key), Mapping)]
+    kind = next((key for key in (keys if ema else reversed(keys))), "")
+    content = content[kind] if kind else content
     odd = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
     if odd is not None:
         raise InputError(f"official weights: '{odd}' is no tensor; give a state dict, or a checkpoint with state_dict")
     named = {key.removeprefix("module."): value for key, value in content.items()}
-    return {key: value for key, value in named.items() if not LAZY.search(key)}
+    return {key: value for key, value in named.items() if not LAZY.search(key)}, kind
 
 
 def _names(network: MotionNetwork) -> dict[str, str]:

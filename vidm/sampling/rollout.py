@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidm.config import Content, Motion, Sampling
+from vidm.config import Sampling
 from vidm.diffusion.samplers import Sampler
 from vidm.machine import autocast
 from vidm.models.content import ContentNetwork
@@ -31,15 +31,13 @@ class Rollout:
         self,
         content: ContentNetwork,
         motion: MotionNetwork,
-        content_facts: Content,
-        motion_facts: Motion,
         facts: Sampling,
         device: torch.device,
     ) -> None:
         self.content, self.motion, self.facts, self.device = content, motion, facts, device
         common = {"name": facts.sampler, "eta": facts.eta, "clip": facts.clip}
-        self.content_sampler = Sampler(content_facts.diffusion, steps=facts.content_steps, **common)
-        self.motion_sampler = Sampler(motion_facts.diffusion, steps=facts.steps, **common)
+        self.content_sampler = Sampler(content.facts.diffusion, steps=facts.content_steps, **common)
+        self.motion_sampler = Sampler(motion.facts.diffusion, steps=facts.steps, **common)
 
     @torch.inference_mode()
     def first_frames(self, noises: list[VideoNoise], label: Tensor | None = None) -> Tensor:

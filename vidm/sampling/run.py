@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vidm import machine
-from vidm.config import Content, Experiment, Motion, Params
+from vidm.config import Experiment, Params
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.models import trained
@@ -32,14 +32,7 @@ def sample(params: Params, experiment: str, content: Path, motion: Path, out: Pa
     content_network, content_notes = trained.load(content, "content", device)
     motion_network, motion_notes = trained.load(motion, "motion", device)
     _fit(e, params, content, content_notes, motion, motion_notes)
-    rollout = Rollout(
-        content_network,
-        motion_network,
-        Content.model_validate(content_notes["facts"]),
-        Motion.model_validate(motion_notes["facts"]),
-        e.sampling,
-        device,
-    )
+    rollout = Rollout(content_network, motion_network, e.sampling, device)
     checkpoints = {
         part: {"sha256": trained.file_sha256(path), "step": notes["step"], "ema": notes["ema"]}
         for part, path, notes in (("content", content, content_notes), ("motion", motion, motion_notes))
