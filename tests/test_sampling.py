@@ -19,6 +19,11 @@ from vidm.sampling.rollout import Rollout
 FACTS = Sampling(sampler="ddim", eta=0.5, steps=3, content_steps=2, precision="fp32", noise_correlation=0.9)
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # runs/ is made in it
+
+
 def made(classes=0, variance="fixed-small", **switches):
     torch.manual_seed(0)
     v = Diffusion(prediction="v", variance=variance)

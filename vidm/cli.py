@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vidm.errors import InputError
+from vidm.errors import InputError, Interrupted
 
 app = typer.Typer(
     name="vidm",
@@ -142,17 +142,19 @@ def summary(
 Experiment = Annotated[str, typer.Argument(help="a key of experiments: in params.yaml")]
 Frames = Annotated[Path, typer.Option(help="frame store of the experiment's dataset")]
 Weights = Annotated[Path, typer.Option(help="weights file to write; its loss curve goes beside it")]
+Runs = Annotated[Path, typer.Option(help="folder of checkpoints; the same command goes on from them")]
+RUNS = Path("runs")
 
 
 @train_app.command(
     epilog="Example: vidm train content sky --frames data/frames/sky.h5 --out models/sky/content.safetensors"
 )
-def content(experiment: Experiment, frames: Frames, out: Weights, params: Params = PARAMS):
+def content(experiment: Experiment, frames: Frames, out: Weights, runs: Runs = RUNS, params: Params = PARAMS):
     """Train the content network: one frame from noise."""
     from vidm import config
     from vidm.training import content
 
-    content.train(config.load(params), experiment, frames, out)
+    content.train(config.load(params), experiment, frames, out, runs)
 
 
 @train_app.command(
@@ -164,13 +166,14 @@ def motion(
     frames: Frames,
     out: Weights,
     spynet: Annotated[Path | None, typer.Option(help="pretrained SpyNet; default: fetched")] = None,
+    runs: Runs = RUNS,
     params: Params = PARAMS,
 ):
     """Train the motion network: frame n from frames 0 and n-1."""
     from vidm import config
     from vidm.training import motion
 
-    motion.train(config.load(params), experiment, frames, out, spynet=spynet)
+    motion.train(config.load(params), experiment, frames, out, runs, spynet=spynet)
 
 
 @app.command(
@@ -253,6 +256,9 @@ def main() -> None:
     except InputError as error:
         print(f"vidm: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as error:
+        print(f"vidm: {error}", file=sys.stderr)
+        sys.exit(75)
     except KeyboardInterrupt:
         print("vidm: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -208,6 +208,18 @@ class Metrics(Facts):
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
 
 
+class Running(Facts):
+    """How a training runs. It does not decide what is trained, so a change of it trains nothing again."""
+
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that prepare batches; 0: none of their own")
+    accumulation: Positive = Field(1, description="parts that a batch is cut into, where memory is short")
+    compile: bool = Field(False, description="torch.compile; its rounding differs")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="between two checkpoints")
+    keep: Positive = Field(3, description="checkpoints that stay, beside the one with the lowest loss")
+    bad_steps: Positive = Field(20, description="steps in a row with gradients that are not finite, before it stops")
+
+
 class Recipe(Facts):
     """What presets and experiments share."""
 
@@ -218,6 +230,7 @@ class Recipe(Facts):
     class_conditioning: bool = Field(False, description="both networks see the clip's class, as for UCF-101")
     content: Content = Content()
     motion: Motion = Motion()
+    running: Running = Running()
     sampling: Sampling = Sampling()
     metrics: Metrics = Metrics()
 

@@ -21,16 +21,16 @@ from rich.progress import (
 class Bar:
     """`advance(n, note)` moves the bar; the note is shown behind it (a loss, a file name)."""
 
-    def __init__(self, total: int, description: str, unit: str, progress: Progress | None) -> None:
-        self.total, self.description, self.unit, self.done = total, description, unit, 0
+    def __init__(self, total: int, description: str, unit: str, progress: Progress | None, done: int = 0) -> None:
+        self.total, self.description, self.unit, self.done, self.before = total, description, unit, done, done
         self.started = self.spoken = time.monotonic()
         self.progress = progress
-        self.task = progress.add_task(description, total=total, rate="", note="") if progress else None
+        self.task = progress.add_task(description, total=total, completed=done, rate="", note="") if progress else None
 
     def advance(self, n: int = 1, note: str = "") -> None:
         self.done += n
         now = time.monotonic()
-        rate = self.done / max(now - self.started, 1e-9)
+        rate = (self.done - self.before) / max(now - self.started, 1e-9)
         if self.progress:
             self.progress.update(self.task, advance=n, rate=f"{rate:.1f} {self.unit}/s", note=note)
         elif self.done >= self.total or now - self.spoken > 10:
@@ -45,10 +45,10 @@ class Bar:
 
 
 @contextmanager
-def bar(total: int, description: str, unit: str = "it") -> Iterator[Bar]:
-    """A progress bar on stderr over `total` units."""
+def bar(total: int, description: str, unit: str = "it", done: int = 0) -> Iterator[Bar]:
+    """A progress bar on stderr over `total` units, of which `done` were done before."""
     if not sys.stderr.isatty():
-        yield Bar(total, description, unit, None)
+        yield Bar(total, description, unit, None, done)
         return
     columns = [
         TextColumn("{task.description}"),
@@ -61,4 +61,4 @@ def bar(total: int, description: str, unit: str = "it") -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(total, description, unit, progress)
+        yield Bar(total, description, unit, progress, done)

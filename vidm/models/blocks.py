@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 Norm = Callable[[int], nn.Module]  # channels -> module of (x, condition)
 
@@ -77,12 +78,22 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block and, where asked for, attention behind it."""
+    """A residual block and, where asked for, attention behind it.
+
+    checkpointing: in training, features inside are computed again for the gradients instead of being kept.
+    """
+
+    checkpointing = False
 
     def __init__(self, block: ResBlock, attention: Attention | None = None) -> None:
         super().__init__()
         self.block, self.attention = block, attention
 
     def forward(self, x: Tensor, condition) -> Tensor:
+        if self.checkpointing and self.training:
+            return checkpoint(self._run, x, condition, use_reentrant=False)
+        return self._run(x, condition)
+
+    def _run(self, x: Tensor, condition) -> Tensor:
         x = self.block(x, condition)
         return x if self.attention is None else self.attention(x)

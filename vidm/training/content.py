@@ -15,20 +15,22 @@ from vidm.training.loop import Batch
 from vidm.training.run import train_part
 
 
-def content_loss(facts: Diffusion, schedule: Schedule):
+def content_loss(facts: Diffusion, schedule: Schedule, classed: bool = False):
     """loss(network, batch); batch: frame and noise (B, 3, S, S), t (B,), cls (B,)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         x_0, t, eps = batch["frame"], batch["t"], batch["noise"]
         x_t = q_sample(schedule, x_0, t, eps)
-        y = network(x_t, t, batch["cls"] if network.classes else None)
+        y = network(x_t, t, batch["cls"] if classed else None)
         return training_loss(facts, schedule, y, x_0, x_t, t, eps)
 
     return loss
 
 
-def train(params: Params, experiment: str, frames: Path, out: Path) -> None:
+def train(params: Params, experiment: str, frames: Path, out: Path, runs: Path = Path("runs")) -> None:
     """Train the content network of an experiment on a frame store; write `out` and its loss curve.
+
+    `runs`: folder of checkpoints, from which the same call goes on.
 
     Raises InputError where the store does not fit the experiment.
     """
@@ -38,4 +40,5 @@ def train(params: Params, experiment: str, frames: Path, out: Path) -> None:
     def draw(store):
         return FrameDraw(store, steps=diffusion.steps, flip=e.content.training.flip, seed=e.seed)
 
-    train_part(params, e, "content", frames, out, draw, content_loss(diffusion, Schedule(diffusion)))
+    loss = content_loss(diffusion, Schedule(diffusion), e.class_conditioning)
+    train_part(params, e, "content", frames, out, runs, draw, loss)

@@ -2,110 +2,145 @@
 
     for each global step s:   batch(s) -> loss -> gradients, clipped -> AdamW -> EMA
 
-What a batch holds is a function of (seed, s) alone; see vidm/data/clips.py.
+What a batch holds is a function of (seed, s) alone (vidm/data/clips.py), and so is what a layer draws by chance: a run
+that goes on from a checkpoint does what it would have done. accelerate brings the processes together where there are
+several; each has its share of the batch, and gradients are averaged.
 """
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from vidm.config import Training
-from vidm.files import replacing
+from vidm.config import Running, Training
+from vidm.errors import InputError, Interrupted
 from vidm.machine import autocast
 from vidm.progress import bar
+from vidm.training.checkpoint import Checkpoints, State
+from vidm.training.curve import Curve
+from vidm.training.interrupt import Asked
+from vidm.training.optimisation import ema_model, learning_rate, optimizer_of
+from vidm.training.processes import address, any_asked, parts
 
 Batch = dict[str, Tensor]
 LOG_EVERY = 10
 
 
-class Diverged(Exception):
-    """The loss is not a number."""
+@dataclass(frozen=True)
+class Task:
+    """What is trained. `batches(start)`: this process's share of steps start, start + 1, ...; `loss(network, batch)`:
+    a scalar. `check()` is called before each save and raises where the data are no longer what they were."""
+
+    name: str
+    facts: Training
+    seed: int
+    batches: Callable[[int], Iterator[Batch]]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    check: Callable[[], None] = lambda: None
 
 
-def learning_rate(facts: Training, step: int) -> float:
-    """Linear warm-up, then constant, or a cosine down to a hundredth."""
-    warm = min(1.0, (step + 1) / facts.warmup) if facts.warmup else 1.0
-    if facts.decay == "constant":
-        return facts.lr * warm
-    progress = max(0, step - facts.warmup) / max(1, facts.steps - facts.warmup)
-    return facts.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerator: Accelerator) -> nn.Module:
+    """Train `model` in place, from the newest checkpoint in `folder` on, and return its exponential moving average.
 
-
-def ema_model(model: nn.Module, decay: float) -> AveragedModel:
-    """torch's AveragedModel; the decay warms up as (1 + k) / (10 + k), so that a short run forgets its start."""
-
-    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-        k = float(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
-
-    return AveragedModel(model, multi_avg_fn=average)
-
-
-def optimizer_of(model: nn.Module, facts: Training) -> torch.optim.AdamW:
-    """AdamW; no weight decay on the learnable constant."""
-    free = [p for name, p in model.named_parameters() if name == "constant"]
-    rest = [p for name, p in model.named_parameters() if name != "constant"]
-    groups = [{"params": rest}, {"params": free, "weight_decay": 0.0}] if free else [{"params": rest}]
-    return torch.optim.AdamW(groups, lr=facts.lr, weight_decay=facts.weight_decay, fused=True)
-
-
-def fit(
-    model: nn.Module,
-    loss_of: Callable[[nn.Module, Batch], Tensor],
-    batches: Iterable[Batch],
-    facts: Training,
-    device: torch.device,
-    curve: Path,
-    description: str,
-) -> nn.Module:
-    """Train `model` in place and return its exponential moving average.
-
-    `curve` gets a CSV of step, samples, loss (mean since the last row), lr. Raises Diverged.
+    The loss curve is in `folder`/curve.csv. Raises Interrupted after a signal, its state saved; InputError where too
+    many steps in a row are not finite.
     """
+    facts, device, first = task.facts, accelerator.device, accelerator.is_main_process
     model.to(device, memory_format=torch.channels_last).train()
-    ema = ema_model(model, facts.ema)
-    optimizer = optimizer_of(model, facts)
-    rows, total = [], torch.zeros((), device=device)
+    ema, optimizer = ema_model(model, facts.ema), optimizer_of(model, facts)
+    loop = {name: torch.zeros((), device=device) for name in ("total", "counted", "bad")}
+    state, checkpoints = State(model, ema, optimizer, loop), Checkpoints(folder, running.keep)
+    curve = Curve(folder if first else None)
+    step = _resume(state, checkpoints, curve, facts.steps, task.name)
+    network = accelerator.prepare_model(torch.compile(model) if running.compile else model)
 
-    with bar(facts.steps, description, "steps") as progress:
-        for step, batch in enumerate(batches):
-            batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    def save() -> bool:
+        task.check()
+        try:
+            curve.write()
+            checkpoints.save(step, state.tensors(), curve.smoothed)
+        except OSError as error:
+            print(f"vidm: checkpoint of step {step} not saved ({error.strerror or error})", file=sys.stderr)
+            return False
+        return True
 
-            # Gradients.
-            with autocast(device, facts.precision):
-                loss = loss_of(model, batch)
+    saved, looked = True, time.monotonic()
+    with Asked() as asked, bar(facts.steps, task.name, "steps", done=step) as progress:
+        for batch in task.batches(step):
+            torch.manual_seed(address(task.seed, step, accelerator.process_index))
+
+            # Gradients, summed over parts of the batch.
+            loss = torch.zeros((), device=device)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), facts.clip_norm)
+            for part, share, last in parts(batch, running.accumulation):
+                part = {key: value.to(device, non_blocking=True) for key, value in part.items()}
+                with contextlib.nullcontext() if last else accelerator.no_sync(network):
+                    with autocast(device, facts.precision):
+                        term = share * task.loss(network, part)
+                    term.backward()
+                loss += term.detach()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), facts.clip_norm)
 
-            # Weights.
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(facts, step)
-            optimizer.step()
-            ema.update_parameters(model)
+            # Weights, unless the gradients are not finite.
+            if math.isfinite(norm):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(facts, step)
+                optimizer.step()
+                ema.update_parameters(model)
+                loop["total"] += loss
+                loop["counted"] += 1
+                loop["bad"].zero_()
+            else:
+                loop["bad"] += 1
+                _bad(task.name, step, int(loop["bad"]), running.bad_steps, checkpoints)
+            step += 1
 
-            # What people see.
-            total += loss.detach()
+            # What people see, and what is kept.
             note = ""
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == facts.steps:
-                since = step + 1 - (rows[-1][0] if rows else 0)
-                mean = total.item() / since
-                if not math.isfinite(mean):
-                    raise Diverged(f"{description}: loss is {mean} at step {step + 1}; lower training.lr or use fp32")
-                rows.append((step + 1, (step + 1) * facts.batch, mean, learning_rate(facts, step)))
-                total.zero_()
-                note = f"loss {mean:.4f}"
+            if step % LOG_EVERY == 0 or step == facts.steps:
+                total, counted = accelerator.reduce(torch.stack([loop["total"], loop["counted"]]), "sum").tolist()
+                if counted:
+                    note = curve.add(step, step * facts.batch, total / counted, learning_rate(facts, step - 1))
+                loop["total"].zero_()
+                loop["counted"].zero_()
             progress.advance(1, note)
-
-    with replacing(curve) as temporary, Path(temporary).open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "samples", "loss", "lr"])
-        writer.writerows(rows)
+            stop = any_asked(accelerator, bool(asked.signal), step)
+            due = time.monotonic() - looked >= 60 * running.checkpoint_minutes
+            if first and (stop or due or step == facts.steps):
+                saved, looked = save(), time.monotonic()
+            if stop and step < facts.steps:
+                where = f"saved in {folder}; the same command goes on" if saved else "its last checkpoint is older"
+                raise Interrupted(f"{task.name}: {asked.signal or 'a signal'} at step {step} of {facts.steps}; {where}")
     return ema.module
+
+
+def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, name: str) -> int:
+    """The step to go on from: 0, or that of the newest checkpoint, restored."""
+    found = checkpoints.newest(last)
+    step = 0
+    if found is not None:
+        step = found[0]
+        state.restore(found[1])
+        print(f"{name}: goes on at step {step} of {last}, from {checkpoints.folder}", file=sys.stderr)
+    curve.cut(step)
+    return step
+
+
+def _bad(name: str, step: int, row: int, limit: int, checkpoints: Checkpoints) -> None:
+    print(f"vidm: {name}: gradients of step {step + 1} are not finite; skipped ({row} in a row)", file=sys.stderr)
+    if row >= limit:
+        kept = checkpoints.steps()
+        where = f"the last good state is {checkpoints.path(kept[-1])}" if kept else "nothing was saved yet"
+        raise InputError(
+            f"{name}: {row} steps in a row were not finite, up to step {step + 1}; {where}; lower training.lr, or use "
+            "precision: fp32"
+        )

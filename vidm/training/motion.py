@@ -27,7 +27,7 @@ def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strengt
     return previous + amount[:, None, None, None] * noise
 
 
-def motion_loss(facts: Motion, schedule: Schedule):
+def motion_loss(facts: Motion, schedule: Schedule, classed: bool = False):
     """loss(network, batch); batch: first, previous, target and two noises (B, 3, S, S); t, n, level, cls (B,)."""
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
@@ -36,15 +36,18 @@ def motion_loss(facts: Motion, schedule: Schedule):
         if facts.conditioning_noise:
             previous = augmented(previous, n, batch["level"], batch["previous_noise"], facts.conditioning_noise)
         x_t = q_sample(schedule, x_0, t, eps)
-        y = network(x_t, t, n, batch["first"], previous, batch["cls"] if network.classes else None)
+        y = network(x_t, t, n, batch["first"], previous, batch["cls"] if classed else None)
         return training_loss(facts.diffusion, schedule, y, x_0, x_t, t, eps)
 
     return loss
 
 
-def train(params: Params, experiment: str, frames: Path, out: Path, spynet: Path | None = None) -> None:
+def train(
+    params: Params, experiment: str, frames: Path, out: Path, runs: Path = Path("runs"), spynet: Path | None = None
+) -> None:
     """Train the motion network of an experiment on a frame store; write `out` and its loss curve.
 
+    `runs`: folder of checkpoints, from which the same call goes on.
     `spynet`: pretrained weights as `vidm weights fetch` makes them, or a port's file; where it is None, the file that
     the experiment names, or the fetched one.
     Raises InputError where the store or the weights do not fit the experiment.
@@ -69,5 +72,5 @@ def train(params: Params, experiment: str, frames: Path, out: Path, spynet: Path
                 reason = " ".join(str(error).split())[:160]
                 raise InputError(f"{spynet}: not the weights of a six-level SpyNet ({reason})") from None
 
-    loss = motion_loss(e.motion, Schedule(diffusion))
-    train_part(params, e, "motion", frames, out, draw, loss, start=start, **about)
+    loss = motion_loss(e.motion, Schedule(diffusion), e.class_conditioning)
+    train_part(params, e, "motion", frames, out, runs, draw, loss, start=start, **about)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from vidm import __version__, machine
-from vidm.config import Experiment, Params
+from vidm.config import Experiment, Params, digest
 from vidm.data.clips import batches
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
+from vidm.files import replacing
 from vidm.models import trained
-from vidm.training.loop import Diverged, fit
+from vidm.models.blocks import Stage
+from vidm.training.checkpoint import Checkpoints
+from vidm.training.loop import Task, fit
+from vidm.training.processes import accelerator_of
 
 
 def open_store(experiment: Experiment, params: Params, path: Path) -> FrameStore:
@@ -44,55 +50,105 @@ def _classes(experiment: Experiment, source) -> dict[str, int]:
     return {name: names.count(name) for name in source.class_names}
 
 
+def run_folder(runs: Path, experiment: Experiment, part: str, *facts: object) -> Path:
+    """runs/{experiment}/{part}-{hash}: the hash covers what trains, and nothing else."""
+    trains = getattr(experiment, part).model_dump(mode="json")
+    if trains["training"]["decay"] == "constant":
+        del trains["training"]["steps"]  # more steps go on where fewer ended
+    return runs / experiment.name / f"{part}-{digest(trains, experiment.seed, experiment.frames, *facts)}"
+
+
 def train_part(
     params: Params,
     experiment: Experiment,
     part: str,
     frames: Path,
     out: Path,
+    runs: Path,
     draw: Callable,
     loss: Callable,
     start: Callable | None = None,
     **notes: str,
 ) -> None:
     """Train one part of an experiment and write `out` (safetensors) and `{part}_loss.csv` beside it."""
-    facts = getattr(experiment, part)
-    device = machine.prepare(experiment.seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    facts, running = getattr(experiment, part).training, experiment.running
+    # A SpyNet with a pyramid by size leaves its finer levels out.
+    by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
+    accelerator = accelerator_of(machine.prepare(experiment.seed), unused=by_size)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if facts.batch % (world * running.accumulation):
+        raise InputError(
+            f"experiments.{experiment.name}.{part}.training.batch: {facts.batch} is not a multiple of {world} processes"
+            f" x {running.accumulation} parts (running.accumulation)"
+        )
     with open_store(experiment, params, frames) as store:
         source = draw(store)
         classes = _classes(experiment, source) if experiment.class_conditioning else {}
-        network = trained.build(part, facts, store.resolution, experiment.frames, len(classes))
+        network = trained.build(part, getattr(experiment, part), store.resolution, experiment.frames, len(classes))
+        for module in network.modules():
+            if isinstance(module, Stage):
+                module.checkpointing = running.gradient_checkpointing
         if start:
             start(network)
-        steps = facts.training.steps
+        task = Task(
+            name=f"{experiment.name} {part}",
+            facts=facts,
+            seed=experiment.seed,
+            batches=lambda step: batches(source, facts.batch, step, facts.steps, running.workers, rank, world),
+            loss=loss,
+            check=_unchanged(frames),
+        )
+        folder = run_folder(
+            runs, experiment, part, store.resolution, classes, store.sha256, notes, params.model_version
+        )
+        checkpoints = Checkpoints(folder, running.keep)
+        with checkpoints.locked() if accelerator.is_main_process else nullcontext():
+            try:
+                ema = fit(network, task, running, folder, accelerator)
+            except OSError as error:
+                raise InputError(f"{error.filename or frames}: can't be read or written any more ({error})") from None
+            if not accelerator.is_main_process:
+                return
+            about = {
+                "part": part,
+                "experiment": experiment.name,
+                "facts": getattr(experiment, part).model_dump(mode="json"),
+                "size": store.resolution,
+                "frames": experiment.frames,
+                "classes": classes,
+                "step": facts.steps,
+                "samples": facts.steps * facts.batch,
+                "ema": facts.ema,
+                "seed": experiment.seed,
+                "data_sha256": store.sha256,
+                "data_origin": store.origin,
+                "model_version": params.model_version,
+                "vidm": __version__,
+                "torch": torch.__version__,
+            }
+            trained.save(ema, out, about | notes)
+            with replacing(out.with_name(f"{part}_loss.csv")) as temporary:
+                shutil.copyfile(folder / "curve.csv", temporary)
+            checkpoints.finish()
+
+
+def _unchanged(path: Path) -> Callable[[], None]:
+    """A check that the file is still the one that it was."""
+
+    def state() -> tuple[int, int]:
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns
+
+    before = state()
+
+    def check() -> None:
         try:
-            ema = fit(
-                network,
-                loss,
-                batches(source, facts.training.batch, 0, steps),
-                facts.training,
-                device,
-                curve=out.with_name(f"{part}_loss.csv"),
-                description=f"{experiment.name} {part}",
+            same = state() == before
+        except OSError:
+            raise InputError(f"{path}: gone while it was trained on; put it back and run the same command") from None
+        if not same:
+            raise InputError(
+                f"{path}: changed while it was trained on; run the same command to train on what it is now"
             )
-        except Diverged as error:
-            raise InputError(str(error)) from None
-        about = {
-            "part": part,
-            "experiment": experiment.name,
-            "facts": facts.model_dump(mode="json"),
-            "size": store.resolution,
-            "frames": experiment.frames,
-            "classes": classes,
-            "step": steps,
-            "samples": steps * facts.training.batch,
-            "ema": facts.training.ema,
-            "seed": experiment.seed,
-            "data_sha256": store.sha256,
-            "data_origin": store.origin,
-            "model_version": params.model_version,
-            "vidm": __version__,
-            "torch": torch.__version__,
-        }
-    trained.save(ema, out, about | notes)
+
+    return check

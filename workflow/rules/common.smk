@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from vidm.config import ConfigError, load, resolve
 from vidm.data import layouts
 
+# `tee -i`: Ctrl-C is for vidm, which saves, says where, and needs tee to be there still.
 # Rules call this interpreter's own vidm, whether or not its environment is activated.
 here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")
 shell.prefix(f"set -euo pipefail; PATH={here}:$PATH; ")

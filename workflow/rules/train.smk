@@ -27,7 +27,7 @@ rule train_content:
         ),
     shell:
         "vidm train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
-        " 2>&1 | tee {log:q}"
+        " 2>&1 | tee -i {log:q}"
 
 
 rule share:
@@ -45,7 +45,7 @@ rule share:
     conda:
         "../../environment.yml"
     shell:
-        "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}) 2>&1 | tee {log:q}"
+        "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}) 2>&1 | tee -i {log:q}"
 
 
 rule train_motion:
@@ -79,7 +79,7 @@ rule train_motion:
         ),
     shell:
         "vidm train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
-        " --out {output.weights:q} 2>&1 | tee {log:q}"
+        " --out {output.weights:q} 2>&1 | tee -i {log:q}"
 
 
 ruleorder: train_content > train_motion > share

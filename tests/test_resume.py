@@ -1,0 +1,413 @@
+"""A run that is stopped, in whatever way, ends with the weights of the run that was not."""
+
+import contextlib
+import csv
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from filelock import FileLock
+from safetensors.torch import load_file
+from test_models import SMALL
+from torch import nn
+
+from vidm import config
+from vidm.config import Running, Training
+from vidm.errors import InputError, Interrupted
+from vidm.training import content, loop, motion
+from vidm.training.checkpoint import Checkpoints
+from vidm.training.loop import Task, fit
+from vidm.training.processes import accelerator_of, parts
+from vidm.training.run import run_folder
+
+CPU = torch.device("cpu")
+KILLS = int(os.environ.get("VIDM_KILLS", "3"))
+
+
+class Toy(nn.Module):
+    """Everything that a state has: convolution, dropout, layers in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def batches(start, stop=30):
+    for step in range(start, stop):
+        yield {"x": torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))}
+
+
+def task(of=batches, steps=30, loss=lambda m, b: m(b["x"]).square().mean(), **more):
+    facts = Training(steps=steps, batch=4, lr=1e-2, warmup=3, decay="cosine", ema=0.9, precision="fp32")
+    return Task("toy", facts, 0, of, loss, **more)
+
+
+def run(folder, of=batches, running=None, **more):
+    model = Toy()
+    ema = fit(model, task(of, **more), running or Running(checkpoint_minutes=0), folder, accelerator_of(CPU))
+    return {f"model.{k}": v for k, v in model.state_dict().items()} | {
+        f"ema.{k}": v for k, v in ema.state_dict().items()
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("truth")
+    return run(folder), (folder / "curve.csv").read_bytes()
+
+
+def broken(at, do):
+    """Batches that do something just before step `at`."""
+
+    def of(start):
+        for step, batch in enumerate(batches(start), start=start):
+            if step == at:
+                do()
+            yield batch
+
+    return of
+
+
+def fail():
+    raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("at", [1, 7, 10, 29])
+def test_stopped_anywhere_it_ends_the_same(at, truth, tmp_path):
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, broken(at, fail))
+    assert Checkpoints(tmp_path, 3).steps()[-1] == at
+    assert same(run(tmp_path), truth[0])
+    assert (tmp_path / "curve.csv").read_bytes() == truth[1]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_and_says_where(name, truth, tmp_path):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    never = Running(checkpoint_minutes=1e6)
+    with pytest.raises(Interrupted, match=rf"{name} at step 13 of 30; saved in .*; the same command goes on"):
+        run(tmp_path, broken(12, lambda: os.kill(os.getpid(), number)), never)
+    assert signal.getsignal(number) == before
+    assert Checkpoints(tmp_path, 3).steps() == [13]
+    assert same(run(tmp_path, running=never), truth[0])
+    assert (tmp_path / "curve.csv").read_bytes() == truth[1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "renamed"])
+def test_a_damaged_checkpoint_is_passed_over(damage, truth, tmp_path, capsys):
+    with pytest.raises(RuntimeError):
+        run(tmp_path, broken(20, fail))
+    path = Checkpoints(tmp_path, 3).path(20)
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-5] ^= 1
+    changed = {"cut": data[: len(data) // 2], "flip": data, "empty": b"", "text": b"x" * 500}
+    if damage == "renamed":
+        path.rename(Checkpoints(tmp_path, 3).path(25))
+    else:
+        path.write_bytes(changed[damage])
+    assert same(run(tmp_path), truth[0])
+    said = capsys.readouterr().err
+    assert "half-written or damaged; the one before it is used" in said
+    assert "goes on at step 19 of 30" in said
+
+
+def test_the_last_few_stay_and_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 2)
+    for step, loss in enumerate([5.0, float("nan"), 1.0, 4.0, 3.0, 2.0], start=1):
+        checkpoints.save(step, {"a": torch.full((3,), float(step))}, loss)
+    assert checkpoints.steps() == [3, 5, 6]
+    assert checkpoints.newest(5)[0] == 5
+    checkpoints.finish()
+    assert checkpoints.steps() == [6]
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+
+
+def test_more_steps_go_on_where_fewer_ended(tmp_path):
+    flat = {"of": lambda start: batches(start, 20)}
+    first = task(steps=20, **flat)
+    facts = first.facts.model_copy(update={"decay": "constant"})
+    for folder, lengths in (("a", [10, 20]), ("b", [20])):
+        for steps in lengths:
+            model = Toy()
+            part = Task(
+                "toy", facts.model_copy(update={"steps": steps}), 0, lambda s, n=steps: batches(s, n), first.loss
+            )
+            fit(model, part, Running(), tmp_path / folder, accelerator_of(CPU))
+        flat[folder] = model.state_dict()
+    assert same(flat["a"], flat["b"])
+
+
+def test_what_a_run_folder_depends_on(params, tmp_path):
+    e = params.experiment("dots")
+
+    def folder(experiment=e, data="d"):
+        return run_folder(tmp_path, experiment, "motion", 16, {}, data, {}, 1)
+
+    def changed(part, **update):
+        return e.model_copy(update={part: getattr(e, part).model_copy(update=update)})
+
+    same_run = [
+        changed("sampling", steps=1),
+        changed("metrics", videos=3),
+        changed("running", workers=2, checkpoint_minutes=1.0),
+        changed("content", constant=False),
+        changed("motion", training=e.motion.training.model_copy(update={"steps": 99})),
+    ]
+    assert {folder(x) for x in same_run} == {folder()}
+    others = [
+        changed("motion", posgn=False),
+        changed("motion", training=e.motion.training.model_copy(update={"lr": 0.1})),
+        e.model_copy(update={"seed": 1}),
+        e.model_copy(update={"frames": 3}),
+    ]
+    assert len({folder(), folder(data="other"), *map(folder, others)}) == 6
+    cosine = e.motion.training.model_copy(update={"decay": "cosine"})
+    longer = cosine.model_copy(update={"steps": 99})
+    assert folder(changed("motion", training=cosine)) != folder(changed("motion", training=longer))
+
+
+def test_a_second_trainer_is_kept_out(params, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content.train(params, "dots", store, tmp_path / "a.safetensors")
+    (folder,) = (tmp_path / "runs" / "dots").iterdir()
+    with FileLock(folder / "lock"), pytest.raises(InputError, match="another process trains here"):
+        content.train(params, "dots", store, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_gradients_that_are_not_finite_are_skipped(bad, tmp_path, capsys):
+    """The state after a skipped step is that before it."""
+
+    def of(start):
+        for step, batch in enumerate(batches(start, 5 + bad), start=start):
+            yield {"x": batch["x"] * float("nan")} if step >= 5 else batch
+
+    skipped = run(tmp_path / "a", of, Running(bad_steps=4), steps=5 + bad)
+    assert capsys.readouterr().err.count("not finite; skipped") == bad
+    model = Toy()
+    short = task(lambda start: batches(start, 5), steps=5 + bad)
+    fit(model, short, Running(), tmp_path / "b", accelerator_of(CPU))
+    assert same({k.removeprefix("model."): v for k, v in skipped.items() if k.startswith("model.")}, model.state_dict())
+
+
+def test_too_many_bad_steps_stop_it_and_the_last_good_state_stays(tmp_path):
+    def of(start):
+        for step, batch in enumerate(batches(start), start=start):
+            yield {"x": batch["x"] * float("inf")} if step >= 8 else batch
+
+    with pytest.raises(InputError, match=r"4 steps in a row were not finite, up to step 12; the last good state is"):
+        run(tmp_path, of, Running(checkpoint_minutes=0, bad_steps=4))
+    assert Checkpoints(tmp_path, 3).newest(30) is not None
+
+
+def test_a_spike_is_reported(tmp_path, capsys):
+    def loss(model, batch):
+        return model(batch["x"]).square().mean() + 100 * float(batch["x"][0, 0, 0, 0] == 7)
+
+    def of(start):
+        for step, batch in enumerate(batches(start), start=start):
+            if step == 25:
+                batch["x"][0, 0, 0, 0] = 7
+            yield batch
+
+    run(tmp_path, of, loss=loss)
+    assert "the loss rose to" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(truth, tmp_path, capsys):
+    """A limit on a file's size is what a full disk looks like to a writer."""
+    with pytest.raises(RuntimeError):
+        run(tmp_path, broken(10, fail))
+    small = Checkpoints(tmp_path, 3).path(10).stat().st_size // 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (small, before[1]))
+    try:
+        with pytest.raises(RuntimeError):
+            run(tmp_path, broken(15, fail))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "checkpoint of step 11 not saved" in capsys.readouterr().err
+    assert Checkpoints(tmp_path, 3).steps()[-1] == 10
+    assert not list(tmp_path.glob(".*.tmp"))
+    assert same(run(tmp_path), truth[0])
+
+
+def test_data_that_change_are_named(params, store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(store.read_bytes())
+    step = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda *a: (copy.touch(), os.utime(copy, (1, 1)), step(*a))[-1])
+    with pytest.raises(InputError, match=r"copy\.h5: changed while it was trained on"):
+        content.train(params, "dots", copy, tmp_path / "a.safetensors")
+    monkeypatch.setattr(loop, "learning_rate", lambda *a: (copy.unlink(missing_ok=True), step(*a))[-1])
+    with pytest.raises(InputError, match=r"copy\.h5: gone while it was trained on"):
+        content.train(params, "dots", copy, tmp_path / "a.safetensors")
+
+
+def of_experiment(params, **running):
+    e = params.experiment("dots")
+    facts = e.running.model_copy(update=running)
+    return params.model_copy(update={"experiments": {"dots": e.model_copy(update={"running": facts})}})
+
+
+def test_workers_parts_and_checkpointing_do_not_matter(params, store, tmp_path):
+    made = {}
+    settings = {
+        "plain": {},
+        "one": {"workers": 1},
+        "two": {"workers": 2},
+        "parts": {"accumulation": 2},
+        "memory": {"gradient_checkpointing": True},
+    }
+    for name, running in settings.items():
+        motion.train(of_experiment(params, **running), "dots", store, tmp_path / f"{name}.st", tmp_path / name)
+        made[name] = load_file(tmp_path / f"{name}.st")
+    assert same(made["plain"], made["one"]) and same(made["plain"], made["two"])
+    assert same(made["plain"], made["memory"])
+    curves = {}
+    for name in ("plain", "parts"):
+        with next((tmp_path / name / "dots").iterdir()).joinpath("curve.csv").open() as file:
+            curves[name] = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert curves["parts"] == pytest.approx(curves["plain"], rel=1e-4)
+    with pytest.raises(InputError, match=r"training\.batch: 2 is not a multiple of 1 processes x 3 parts"):
+        content.train(of_experiment(params, accumulation=3), "dots", store, tmp_path / "x.st", tmp_path / "x")
+
+
+def test_parts_of_a_batch():
+    batch = {"x": torch.arange(5)}
+    found = list(parts(batch, 2))
+    assert torch.equal(torch.cat([part["x"] for part, _, _ in found]), batch["x"])
+    assert sum(share for _, share, _ in found) == pytest.approx(1)
+    assert [last for _, _, last in found] == [False, True]
+
+
+# From here on as a user runs it: the command, killed.
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, store):
+    """A folder with a params.yaml of tiny experiments; `dots` saves after every step."""
+    folder = tmp_path_factory.mktemp("project")
+    network = SMALL.model_dump(mode="json")
+    training = {"steps": 40, "batch": 4, "lr": 1e-3, "warmup": 5, "decay": "cosine", "precision": "fp32"}
+    killed = {
+        "dataset": "dots",
+        "frames": 4,
+        "running": {"checkpoint_minutes": 0.0, "keep": 2},
+        "content": {"network": network | {"dropout": 0.1}, "training": training},
+        "motion": {"network": network, "training": training, "spynet": "none"},
+    }
+    short = {"network": network, "training": training | {"steps": 20}, "spynet": "none"}
+    document = {
+        "model_version": 1,
+        "datasets": {"dots": {"raw": "data/raw/dots", "resolution": 16, "min_frames": 4}},
+        "experiments": {"dots": killed, "pair": killed | {"running": {}, "motion": short}},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    config.load(folder / "params.yaml")
+    return folder
+
+
+def command(project, store, part, out, runs, *launcher, experiment="dots"):
+    words = [sys.executable, *launcher, "-m", "vidm.cli", "train", part, experiment, "--frames", store, "--out", out]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [*map(str, words), "--runs", str(runs)],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(process):
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize("part", ["content", "motion"])
+def test_killed_at_random_it_ends_bit_equal(part, project, store, tmp_path):
+    plain, killed = tmp_path / "plain.safetensors", tmp_path / "killed.safetensors"
+    code, said = ended(command(project, store, part, plain, tmp_path / "plain"))
+    assert code == 0, said
+    chance, kills, wanted = random.Random(part), 0, KILLS if part == "motion" else 1
+    while kills < wanted:
+        process = command(project, store, part, killed, tmp_path / "runs")
+        began = time.monotonic()
+        while process.poll() is None and not list((tmp_path / "runs").glob("dots/*/step-*")):
+            if time.monotonic() - began > 120:
+                break
+            time.sleep(0.01)
+        reached = newest(tmp_path / "runs")
+        # From the first new checkpoint on: in a step, in a save, in between.
+        while process.poll() is None and newest(tmp_path / "runs") == reached:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.15))
+        if process.poll() is not None:
+            break
+        process.kill()
+        ended(process)
+        kills += 1
+    code, said = ended(command(project, store, part, killed, tmp_path / "runs"))
+    assert code == 0, said
+    assert kills and "goes on at step" in said
+    assert killed.read_bytes() == plain.read_bytes()
+    assert killed.with_name(f"{part}_loss.csv").read_bytes()
+
+
+def newest(runs):
+    with contextlib.suppress(FileNotFoundError):
+        return max((p.name for p in runs.glob("dots/*/step-*")), default="")
+    return ""
+
+
+def test_sigterm_exits_with_75_and_one_line(project, store, tmp_path):
+    out = tmp_path / "out.safetensors"
+    process = command(project, store, "content", out, tmp_path / "runs")
+    while process.poll() is None and not newest(tmp_path / "runs"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    code, said = ended(process)
+    assert code == 75, said
+    assert "content: SIGTERM at step" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not out.exists()
+    assert ended(command(project, store, "content", out, tmp_path / "runs"))[0] == 0
+
+
+def test_two_processes_are_one(project, store, tmp_path):
+    """gloo, half of the batch each: the same loss curve to 1e-5, and one file written."""
+    curves = []
+    for name, launcher in (
+        ("one", []),
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+    ):
+        out = tmp_path / name / "motion.safetensors"
+        code, said = ended(
+            command(project, store, "motion", out, tmp_path / name / "runs", *launcher, experiment="pair")
+        )
+        assert code == 0, said
+        with out.with_name("motion_loss.csv").open() as file:
+            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
