@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from filelock import FileLock
+from PIL import Image
 from safetensors.torch import load_file
 from test_models import SMALL
 from torch import nn
@@ -291,6 +293,27 @@ def test_workers_parts_and_checkpointing_do_not_matter(params, store, tmp_path):
     assert curves["parts"] == pytest.approx(curves["plain"], rel=1e-4)
     with pytest.raises(InputError, match=r"training\.batch: 2 is not a multiple of 1 processes x 3 parts"):
         content.train(of_experiment(params, accumulation=3), "dots", store, tmp_path / "x.st", tmp_path / "x")
+
+
+def test_pictures_on_the_way_change_nothing(params, store, tmp_path):
+    for part, train, size in (
+        ("content", content.train, (6 * 98, 98)),
+        ("motion", motion.train, (64 + 4 * 98, 18 + 6 * 98)),
+    ):
+        for steps in (0, 1):
+            train(
+                of_experiment(params, preview_steps=steps),
+                "dots",
+                store,
+                tmp_path / f"{part}{steps}",
+                tmp_path / str(steps),
+            )
+        assert same(load_file(tmp_path / f"{part}0"), load_file(tmp_path / f"{part}1"))
+        pictures = sorted((tmp_path / "1").glob(f"dots/{part}-*/preview/*.png"))
+        assert [p.name for p in pictures] == [f"step-{k:09d}.png" for k in (1, 2, 3)]
+        with Image.open(pictures[-1]) as picture:
+            assert picture.size == size
+            assert len(np.unique(np.asarray(picture))) > 50
 
 
 def test_parts_of_a_batch():

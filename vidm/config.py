@@ -217,6 +217,7 @@ class Running(Facts):
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
     checkpoint_minutes: float = Field(10.0, ge=0, description="between two checkpoints")
     keep: Positive = Field(3, description="checkpoints that stay, beside the one with the lowest loss")
+    preview_steps: Annotated[int, Field(ge=0)] = Field(500, description="between two pictures in runs/; 0: none")
     bad_steps: Positive = Field(20, description="steps in a row with gradients that are not finite, before it stops")
 
 

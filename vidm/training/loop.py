@@ -38,7 +38,8 @@ LOG_EVERY = 10
 @dataclass(frozen=True)
 class Task:
     """What is trained. `batches(start)`: this process's share of steps start, start + 1, ...; `loss(network, batch)`:
-    a scalar. `check()` is called before each save and raises where the data are no longer what they were."""
+    a scalar. `check()` is called before each save and raises where the data are no longer what they were.
+    `preview(network, path)` draws what the averaged weights make."""
 
     name: str
     facts: Training
@@ -46,6 +47,7 @@ class Task:
     batches: Callable[[int], Iterator[Batch]]
     loss: Callable[[nn.Module, Batch], Tensor]
     check: Callable[[], None] = lambda: None
+    preview: Callable[[nn.Module, Path], None] | None = None
 
 
 def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerator: Accelerator) -> nn.Module:
@@ -112,7 +114,11 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
                     note = curve.add(step, step * facts.batch, total / counted, learning_rate(facts, step - 1))
                 loop["total"].zero_()
                 loop["counted"].zero_()
+                note += _memory(device)
             progress.advance(1, note)
+            if first and task.preview and running.preview_steps and step % running.preview_steps == 0:
+                with autocast(device, facts.precision):
+                    task.preview(ema.module, folder / "preview" / f"step-{step:09d}.png")
             stop = any_asked(accelerator, bool(asked.signal), step)
             due = time.monotonic() - looked >= 60 * running.checkpoint_minutes
             if first and (stop or due or step == facts.steps):
@@ -133,6 +139,10 @@ def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, nam
         print(f"{name}: goes on at step {step} of {last}, from {checkpoints.folder}", file=sys.stderr)
     curve.cut(step)
     return step
+
+
+def _memory(device: torch.device) -> str:
+    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
 
 
 def _bad(name: str, step: int, row: int, limit: int, checkpoints: Checkpoints) -> None:

@@ -19,6 +19,7 @@ from vidm.models import trained
 from vidm.models.blocks import Stage
 from vidm.training.checkpoint import Checkpoints
 from vidm.training.loop import Task, fit
+from vidm.training.preview import Preview
 from vidm.training.processes import accelerator_of
 
 
@@ -97,6 +98,7 @@ def train_part(
             batches=lambda step: batches(source, facts.batch, step, facts.steps, running.workers, rank, world),
             loss=loss,
             check=_unchanged(frames),
+            preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
         )
         folder = run_folder(
             runs, experiment, part, store.resolution, classes, store.sha256, notes, params.model_version
