@@ -133,6 +133,12 @@ def test_a_damaged_checkpoint_is_passed_over(damage, truth, tmp_path, capsys):
     assert "goes on at step 19 of 30" in said
 
 
+def test_a_checkpoint_of_another_network_is_named(tmp_path):
+    Checkpoints(tmp_path, 3).save(5, {"model/other": torch.zeros(1)}, 1.0)
+    with pytest.raises(InputError, match=r"step-000000005\.safetensors: made by another version of vidm; remove"):
+        run(tmp_path)
+
+
 def test_the_last_few_stay_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, 2)
     for step, loss in enumerate([5.0, float("nan"), 1.0, 4.0, 3.0, 2.0], start=1):

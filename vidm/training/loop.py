@@ -135,7 +135,12 @@ def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, nam
     step = 0
     if found is not None:
         step = found[0]
-        state.restore(found[1])
+        try:
+            state.restore(found[1])
+        except (RuntimeError, KeyError, IndexError, ValueError):
+            raise InputError(
+                f"{checkpoints.path(step)}: made by another version of vidm; remove {checkpoints.folder} to start anew"
+            ) from None
         print(f"{name}: goes on at step {step} of {last}, from {checkpoints.folder}", file=sys.stderr)
     curve.cut(step)
     return step
