@@ -17,8 +17,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, *command: str, timeout: int = 600) -> subprocess.CompletedProcess:
-        """Run a tool in the copy; stdout and stderr come back as one text in `.stdout`."""
+    def environment(self) -> dict[str, str]:
+        """What a tool sees in the copy: the running interpreter's tools and the copy's own vidm."""
         tools = Path(sys.executable).parent
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("GIT_", "DVC_", "SNAKEMAKE_"))}
         environment |= {
@@ -28,10 +28,14 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
             "XDG_CONFIG_HOME": str(self.folder.parent / "config"),
         }
+        return environment
+
+    def run(self, *command: str, timeout: int = 600) -> subprocess.CompletedProcess:
+        """Run a tool in the copy; stdout and stderr come back as one text in `.stdout`."""
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=environment,
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -58,9 +58,12 @@ def frames(wildcards):
     return f"data/frames/{experiment(wildcards).dataset}.h5"
 
 
+CLUSTER_CORES = 4  # of a job where the profile's set-threads has nothing for its rule
+
+
 def cores(wildcards):
-    """Every core that snakemake was given; vidm takes no more of them than the machine has."""
-    return workflow.cores or 1
+    """Every core that snakemake was given; vidm takes no more of them than the machine has. A cluster gives none."""
+    return workflow.resource_settings.cores or CLUSTER_CORES
 
 
 def rendered(wildcards):
