@@ -80,7 +80,11 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     rows = {}
     for name in arguments.experiments:
-        report = json.loads(Path(f"results/{name}_fvd.json").read_text(encoding="utf-8"))
+        path = Path(f"results/{name}_fvd.json")
+        if not path.exists():
+            print(f"| {name} | not made yet | | | | |")
+            continue
+        report = json.loads(path.read_text(encoding="utf-8"))
         clips = rows[name] = read(Path(f"results/{name}/samples/samples.h5"), None, 16)
         print(
             f"| {name} | {report['fvd']:.0f} | {report['motion']['samples'] / report['motion']['test']:.2f} "
