@@ -6,6 +6,7 @@ from argparse import Namespace
 import pytest
 import torch
 from safetensors import safe_open
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from vidm.config import Experiment, Network
@@ -120,6 +121,93 @@ def test_the_whole_state_dict_loads_strictly(whole):
         load_official_motion(state | {"unet.surprise": torch.zeros(1)}, **config)
     with pytest.raises(InputError, match=r"has shape|keys missing"):
         load_official_motion(state, **config | {"channel_mult": [1, 2, 2]})
+
+
+def by_name(w, x_t, t, n, x_first, x_prev, frames, head_channels):
+    """The whole forward pass of the official network, written down by the names of its weights, without our modules.
+
+    A block is a ResBlock, perhaps attention, perhaps a ResBlock that doubles the size; what halves is a block alone.
+    """
+
+    def conv(key, x, padding=0):
+        kernel = w[f"{key}.weight"]
+        kernel = kernel.unsqueeze(-1) if kernel.ndim == 3 else kernel  # attention has 1-D convolutions
+        return F.conv2d(x, kernel, w[f"{key}.bias"], padding=padding)
+
+    def norm(key, x):
+        return F.group_norm(x, 32, w[f"{key}.weight"], w[f"{key}.bias"])
+
+    def linear(key, x):
+        return F.linear(x, w[f"{key}.weight"], w[f"{key}.bias"])
+
+    def res(key, x, resample):
+        h = F.silu(norm(f"{key}.in_layers.0", x))
+        if resample == "down":
+            h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
+        elif resample == "up":
+            h, x = (v.repeat_interleave(2, -1).repeat_interleave(2, -2) for v in (h, x))
+        h = conv(f"{key}.in_layers.2", h, 1)
+        rows, columns = (torch.linspace(-1, 1, s) for s in h.shape[-2:])
+        time, frame = torch.linspace(-1, 1, 1000)[t], torch.linspace(-1, 1, frames)[n]
+        grid = torch.stack(
+            [
+                time.view(-1, 1, 1).expand(-1, *h.shape[-2:]),
+                frame.view(-1, 1, 1).expand(-1, *h.shape[-2:]),
+                rows.view(1, -1, 1).expand(len(h), *h.shape[-2:]),
+                columns.view(1, 1, -1).expand(len(h), *h.shape[-2:]),
+            ],
+            dim=-1,
+        )
+        e = f"{key}.emb_layers"
+        y = linear(f"{e}.linear_1.2", F.silu(linear(f"{e}.linear_1.0", torch.sin(linear(f"{e}.linear_0", grid)))))
+        scale, shift = y.permute(0, 3, 1, 2).chunk(2, 1)
+        h = conv(f"{e}.out_rest.1", F.silu(norm(f"{e}.out_norm", h) * (1 + scale) + shift), 1)
+        return h + (conv(f"{key}.skip_connection", x) if f"{key}.skip_connection.weight" in w else x)
+
+    def attention(key, x):
+        b, c, height, width = x.shape
+        heads = conv(f"{key}.qkv", norm(f"{key}.norm", x)).reshape(b, c // head_channels, 3 * head_channels, -1)
+        q, k, v = heads.chunk(3, 2)
+        share = torch.einsum("bhcq,bhck->bhqk", q, k).div(head_channels**0.5).softmax(-1)
+        return x + conv(f"{key}.proj_out", torch.einsum("bhqk,bhck->bhcq", share, v).reshape(b, c, height, width))
+
+    def block(key, x):
+        if f"{key}.0.weight" in w:
+            return conv(f"{key}.0", x, 1)
+        for j in range(3):
+            if f"{key}.{j}.qkv.weight" in w:
+                x = attention(f"{key}.{j}", x)
+            elif f"{key}.{j}.in_layers.0.weight" in w:
+                double = "output_blocks" in key and j > 0
+                x = res(f"{key}.{j}", x, "down" if key in halves else "up" if double else None)
+        return x
+
+    halves = {f"{net}.input_blocks.{i}" for net in ("unet", "encoder") for i in (2, 4)}  # one block a level
+    count = len({key.split(".")[2] for key in w if key.startswith("encoder.input_blocks.")})
+    features, h = [], x_first
+    for i in range(count):
+        h = block(f"encoder.input_blocks.{i}", h)
+        features.append(h)
+    spynet = SpyNet(input_range=(-1, 1))
+    spynet.load_pretrained({k.removeprefix("spynet."): v for k, v in w.items() if k.startswith("spynet.")})
+    h, skips = torch.cat([x_t, spynet(x_first, x_prev)], 1), []
+    for i in range(count):
+        h = features[i] + 0.2 * block(f"unet.input_blocks.{i}", h)
+        skips.append(h)
+    h = res("unet.middle_block.2", attention("unet.middle_block.1", res("unet.middle_block.0", h, None)), None)
+    for i in range(count):
+        h = block(f"unet.output_blocks.{i}", torch.cat([h, skips.pop()], 1))
+    return conv("unet.out.2", F.silu(norm("unet.out.0", h)), 1)
+
+
+def test_the_whole_network_is_wired_as_its_names_say(whole):
+    """Against a second writing of the forward pass, on the official names."""
+    state, config = official_state(whole), whole[1]
+    with torch.no_grad():
+        ours = load_official_motion(state, **config)(*inputs())
+        theirs = by_name({k: v.float() for k, v in state.items()}, *inputs(), frames=16, head_channels=32)
+    assert ours.abs().max() > 0.1
+    assert_close(ours, theirs, **EXACT)
 
 
 def test_a_checkpoint_file_loads(whole, tmp_path):
