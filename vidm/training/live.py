@@ -16,10 +16,16 @@ import sys
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from PIL import Image
 
 POINTS = 500
 NAME = "dvclive"
+
+
+def tracker() -> str | None:
+    """What an accelerator logs with: DVCLive, where it is installed."""
+    return NAME if NAME in [str(getattr(found, "value", found)) for found in get_available_trackers()] else None
 
 
 class Live:

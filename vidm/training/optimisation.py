@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from vidm.config import Training
 
+FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices for which torch has the whole step in one kernel
+
 
 def learning_rate(facts: Training, step: int) -> float:
     """Linear warm-up, then constant, or a cosine down to a hundredth."""
@@ -39,8 +41,5 @@ def optimizer_of(model: nn.Module, facts: Training) -> torch.optim.AdamW:
     free = [p for name, p in model.named_parameters() if name == "constant"]
     rest = [p for name, p in model.named_parameters() if name != "constant"]
     groups = [{"params": rest}, {"params": free, "weight_decay": 0.0}] if free else [{"params": rest}]
-    settings = {"lr": facts.lr, "weight_decay": facts.weight_decay}
-    try:
-        return torch.optim.AdamW(groups, **settings, fused=True)
-    except RuntimeError:  # a device without that kernel; torch has no public list of those with one
-        return torch.optim.AdamW(groups, **settings)
+    fused = all(p.device.type in FUSED for p in model.parameters())
+    return torch.optim.AdamW(groups, lr=facts.lr, weight_decay=facts.weight_decay, fused=fused)

@@ -21,6 +21,7 @@ from vidm.files import replacing
 from vidm.models import trained
 from vidm.models.blocks import Stage
 from vidm.training.checkpoint import Checkpoints
+from vidm.training.live import tracker
 from vidm.training.loop import Fitted, Task, fit
 from vidm.training.preview import Preview
 from vidm.training.processes import accelerator_of
@@ -82,7 +83,7 @@ def train_part(
     # A SpyNet with a pyramid by size leaves its finer levels out.
     by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
     device = machine.prepare(experiment.seed, running.gpus)
-    accelerator = accelerator_of(device, unused=by_size, log_with="dvclive" if running.dvclive else None)
+    accelerator = accelerator_of(device, unused=by_size, log_with=tracker() if running.dvclive else None)
     world, rank = accelerator.num_processes, accelerator.process_index
     if running.processes not in (1, world):
         raise InputError(

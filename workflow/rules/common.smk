@@ -66,6 +66,45 @@ def cores(wildcards):
     return workflow.resource_settings.cores or CLUSTER_CORES
 
 
+# torchrun hands these on to its processes; SIGUSR1 is SLURM's early warning.
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def launch(wildcards, resources, threads):
+    """What stands before `train`: how many processes there are is a fact of the experiment.
+
+    It takes `resources` so that a change of it trains nothing again: Snakemake then does not count it among the facts.
+    """
+    running = experiment(wildcards).running
+    each = running.processes // running.nodes
+    if running.nodes > 1:
+        return f"bash workflow/scripts/nodes.sh {running.nodes} {each} {threads}"
+    if each > 1:
+        return (
+            f"vidm gpus --take {each} -- torchrun --standalone --nproc-per-node={each}"
+            f" --signals-to-handle={SIGNALS} -m vidm.cli"
+        )
+    return "vidm"
+
+
+def gpus(wildcards):
+    """Of a training on one node. On several, `gres` asks for as many on each of them."""
+    running = experiment(wildcards).running
+    if running.nodes > 1:
+        return 0
+    return 1 if running.gpus is None else running.gpus
+
+
+def on_nodes(value):
+    """A resource of trainings on several nodes alone: `value` is a function of the experiment's `running`."""
+
+    def resource(wildcards):
+        running = experiment(wildcards).running
+        return value(running) if running.nodes > 1 else None
+
+    return resource
+
+
 def rendered(wildcards):
     """The embedded sky, where the raw folder has no video."""
     facts = dataset(wildcards)
