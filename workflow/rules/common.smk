@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from snakemake.exceptions import WorkflowError
 from vidm.config import ConfigError, load, resolve
 from vidm.data import layouts
 
-# `tee -i`: Ctrl-C is for vidm, which saves, says where, and needs tee to be there still.
 # Rules call this interpreter's own vidm, whether or not its environment is activated.
 here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")
-shell.prefix(f"set -euo pipefail; PATH={here}:$PATH; ")
+# A cluster signals every process of a job at once. Signals are for vidm, which saves and says where: the shell waits
+# for it, tee is there to the end, and SIGUSR1, SLURM's early warning, does not end Snakemake either.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+shell.prefix(
+    f"set -euo pipefail; PATH={here}:$PATH; trap : TERM; "
+    'tee() {{ trap "" INT TERM; exec tee "$@"; }}; '  # the end of a pipe is a process of its own
+)
 
 PARAMS = "params.yaml"
 

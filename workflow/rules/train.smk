@@ -35,7 +35,7 @@ rule train_content:
         ),
     shell:
         "{params.launch} train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
-        " 2>&1 | tee -i {log:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule share:
@@ -56,7 +56,7 @@ rule share:
         "../../environment.yml"
     shell:
         "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}"
-        " && cp {input.run:q} {output.run:q}) 2>&1 | tee -i {log:q}"
+        " && cp {input.run:q} {output.run:q}) 2>&1 | tee {log:q}"
 
 
 rule train_motion:
@@ -98,7 +98,7 @@ rule train_motion:
         ),
     shell:
         "{params.launch} train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
-        " --out {output.weights:q} 2>&1 | tee -i {log:q}"
+        " --out {output.weights:q} 2>&1 | tee {log:q}"
 
 
 ruleorder: train_content > train_motion > share
