@@ -36,7 +36,6 @@ from vidm.training.motion import motion_loss
 from vidm.training.optimisation import optimizer_of
 from vidm.training.processes import accelerator_of
 
-
 VARIANTS = ("bare", "loop, 0 workers", "loop, 2 workers", "bare fp32", "bare bf16")
 Rates = tuple[float, float]  # steps a second of the clock, and of processor time
 

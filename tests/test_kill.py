@@ -28,14 +28,14 @@ EACH_STEP = "from vidm.training import loop\nloop.LOG_EVERY = 1\nfrom vidm impor
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, store):
-    """A folder with a params.yaml of tiny experiments; `dots` saves after every step and draws after every second."""
+    """A folder with a params.yaml of tiny experiments; `dots` saves after every step and draws after every eighth."""
     folder = tmp_path_factory.mktemp("project")
     network = SMALL.model_dump(mode="json")
     training = {"steps": 40, "batch": 4, "lr": 1e-3, "warmup": 5, "decay": "cosine", "precision": "fp32"}
     killed = {
         "dataset": "dots",
         "frames": 4,
-        "running": {"checkpoint_minutes": 0.0, "keep": 2, "preview_steps": 2, "dvclive": False},
+        "running": {"checkpoint_minutes": 0.0, "keep": 2, "preview_steps": 8, "dvclive": False},
         "content": {"network": network | {"dropout": 0.1}, "training": training},
         "motion": {"network": network, "training": training, "spynet": "none"},
     }

@@ -289,6 +289,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(truth, tmp_path, capsys):
     assert same(run(tmp_path), truth[0])
 
 
+def test_a_picture_that_cant_be_written_stops_nothing(truth, tmp_path, capsys):
+    def draw(network, path):
+        path.write_bytes(b"")
+
+    (tmp_path / "preview").touch()  # a file where a folder is wanted
+    assert same(run(tmp_path, running=Running(checkpoint_minutes=0, preview_steps=10), preview=draw), truth[0])
+    assert capsys.readouterr().err.count("png: not drawn") == 3
+
+
 def test_data_that_change_are_named(params, store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copy = tmp_path / "copy.h5"

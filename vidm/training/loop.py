@@ -140,9 +140,12 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
             progress.advance(1, note)
             if first and task.preview and running.preview_steps and step % running.preview_steps == 0:
                 picture = folder / "preview" / f"step-{step:09d}.png"
-                with autocast(device, facts.precision):
-                    task.preview(ema.module, picture)
-                live.picture(picture)
+                try:
+                    with autocast(device, facts.precision):
+                        task.preview(ema.module, picture)
+                    live.picture(picture)
+                except (OSError, InputError) as error:  # no reason to stop
+                    print(f"vidm: {picture}: not drawn ({error})", file=sys.stderr)
 
             # What is kept.
             if first and (stop or end or clock.since() >= 60 * running.checkpoint_minutes):

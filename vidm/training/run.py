@@ -151,14 +151,14 @@ def train_part(
 
 
 def _cost(fitted: Fitted, facts: Training, accelerator: Accelerator) -> dict[str, float | int | str | None]:
-    """What the run came to, over all its restarts."""
-    device = accelerator.device
+    """What the run came to, over all its restarts; no times where it ended before they were kept."""
+    device, known = accelerator.device, fitted.seconds > 0
     return {
         "step": facts.steps,
         "samples": facts.steps * facts.batch,
         "loss": round(fitted.loss, 6) if math.isfinite(fitted.loss) else None,
-        "wall_seconds": round(fitted.seconds, 1),
-        "device_hours": round(fitted.device_seconds / 3600, 4),
+        "wall_seconds": round(fitted.seconds, 1) if known else None,
+        "device_hours": round(fitted.device_seconds / 3600, 4) if known else None,
         "devices": accelerator.num_processes,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
