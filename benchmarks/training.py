@@ -1,18 +1,24 @@
 """What the training loop costs beside forward, backward and optimizer step, and what bf16 gains.
 
     python benchmarks/training.py sky --frames data/frames/sky.h5 --steps 20 --rounds 5
+    python benchmarks/training.py sky --frames data/frames/sky.h5 --channels 64 --variants "bare fp32" "bare bf16"
+    python benchmarks/training.py smoke --frames data/frames/smoke.h5 --memory 2000
 
 `bare` is forward, backward and AdamW on one and the same batch. `loop` is vidm's own: data, clipping, moving average,
-curve, progress, one checkpoint. Variants take turns; medians and ratios of steps/s are printed.
+curves, progress, one checkpoint. Variants take turns; medians of steps/s and of ratios to the `bare` of the same turn
+are printed: by the clock, and by the processor time of this process, which other programs do not slow down.
+--memory prints this process's memory along that many steps of the loop instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,10 +30,24 @@ from vidm.data.store import FrameStore
 from vidm.diffusion.schedule import Schedule
 from vidm.models import trained
 from vidm.training.content import content_loss
+from vidm.training.live import tracker
 from vidm.training.loop import Task, fit
 from vidm.training.motion import motion_loss
 from vidm.training.optimisation import optimizer_of
 from vidm.training.processes import accelerator_of
+
+VARIANTS = ("bare", "loop, 0 workers", "loop, 2 workers", "bare fp32", "bare bf16")
+Rates = tuple[float, float]  # steps a second of the clock, and of processor time
+
+
+class Watch:
+    """Clock and processor time of this process since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.perf_counter(), time.process_time()
+
+    def rates(self, steps: int) -> Rates:
+        return steps / (time.perf_counter() - self.wall), steps / (time.process_time() - self.processor)
 
 
 def main() -> None:
@@ -39,6 +59,8 @@ def main() -> None:
     parser.add_argument("--channels", type=int, help="instead of the experiment's")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--memory", type=int, metavar="STEPS")
     arguments = parser.parse_args()
     device = machine.prepare()
     e = config.load(arguments.params).experiment(arguments.experiment)
@@ -66,35 +88,43 @@ def measure(e, part: str, store: FrameStore, device: torch.device, arguments: ar
         made = trained.build(part, facts, store.resolution, e.frames)
         return made.to(device, memory_format=torch.channels_last).train()
 
-    def bare(precision: str) -> float:
+    def bare(precision: str) -> Rates:
         model = network()
         optimizer = optimizer_of(model, facts.training)
         for step in range(steps + 1):
             if step == 1:  # the first one warms up
-                began = time.perf_counter()
+                watch = Watch()
             with machine.autocast(device, precision):
                 value = loss(model, batch)
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
         value.item()
-        return steps / (time.perf_counter() - began)
+        return watch.rates(steps)
 
-    def loop(workers: int) -> float:
+    def loop(workers: int, steps: int = steps, each: Callable[[int], None] = lambda step: None) -> Rates:
         training = facts.training.model_copy(update={"steps": steps + 1})
-        began = 0.0
+        watch = None
 
         def timed(start: int):
-            nonlocal began
+            nonlocal watch
             for k, item in enumerate(batches(source, training.batch, start, steps + 1, workers)):
-                if k == 1:
-                    began = time.perf_counter()
+                watch = Watch() if k == 1 else watch
+                each(k)
                 yield item
 
         with tempfile.TemporaryDirectory() as folder:
             task = Task(part, training, 0, timed, loss)
-            fit(network(), task, Running(workers=workers), Path(folder), accelerator_of(device))
-            return steps / (time.perf_counter() - began)
+            fit(network(), task, Running(workers=workers), Path(folder), accelerator_of(device, log_with=tracker()))
+            return watch.rates(steps)
+
+    if arguments.memory:
+        seen: dict[int, float] = {}
+        every = max(1, arguments.memory // 10)
+        loop(0, arguments.memory, lambda step: seen.update({step: resident()} if step % every == 0 else {}))
+        print(f"\n{e.name} {part}, batch {facts.training.batch}: memory of this process, MiB")
+        print("\n".join(f"step {step:>6}{mib:10.1f}" for step, mib in seen.items()))
+        return
 
     variants = {
         "bare": lambda: bare(facts.training.precision),
@@ -103,15 +133,25 @@ def measure(e, part: str, store: FrameStore, device: torch.device, arguments: ar
         "bare fp32": lambda: bare("fp32"),
         "bare bf16": lambda: bare("bf16"),
     }
-    found: dict[str, list[float]] = {name: [] for name in variants}
+    found: dict[str, list[Rates]] = {name: [] for name in VARIANTS if name in arguments.variants}
     for turn in range(arguments.rounds):
-        for name, run in variants.items():
-            found[name].append(run())
+        for name, rates in found.items():
+            rates.append(variants[name]())
         print(f"{part}: round {turn + 1} of {arguments.rounds}", file=sys.stderr)
-    base = statistics.median(found["bare"])
-    print(f"\n{e.name} {part}, batch {facts.training.batch}, {torch.get_num_threads()} threads, {device}")
+    first = next(iter(found))
+    print(f"\n{e.name} {part}, {facts.network.channels} channels, batch {facts.training.batch}, ", end="")
+    print(f"{torch.get_num_threads()} threads, {device}; ratios to {first}: by the clock, by processor time")
     for name, rates in found.items():
-        print(f"{name:<18}{statistics.median(rates):8.2f} steps/s{statistics.median(rates) / base:8.2f} of bare")
+        ratios = [
+            statistics.median(mine[k] / base[k] for mine, base in zip(rates, found[first], strict=True)) for k in (0, 1)
+        ]
+        print(f"{name:<18}{statistics.median(r[0] for r in rates):8.2f} steps/s{ratios[0]:8.2f}{ratios[1]:8.2f}")
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

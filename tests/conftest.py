@@ -70,6 +70,7 @@ TRAINING = {"steps": 3, "batch": 2, "lr": 1e-3, "warmup": 1}
 def params():
     part = {"network": TINY, "training": TRAINING}
     experiment = {"dataset": "dots", "frames": 4, "content": part, "motion": part | {"spynet": "none"}}
+    experiment["running"] = {"dvclive": False}  # it takes a second; tests/test_live.py has it
     experiment["sampling"] = {"sampler": "ddim", "steps": 2, "content_steps": 2, "videos": 2, "batch": 2, "sheet": 1}
     return config.resolve(
         {

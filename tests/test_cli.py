@@ -64,7 +64,8 @@ def test_every_rule_of_the_workflow_calls_a_command_as_it_is():
         if shell.startswith('"(cp '):
             continue
         line = "".join(re.findall(r'"([^"]*)"', shell)).split(" 2>&1")[0]
-        line = line.replace("{params.spynet}", "--spynet x").replace("{params.source}", "x --rendered")
+        line = line.replace("{params.launch}", "vidm").replace("{params.spynet}", "--spynet x")
+        line = line.replace("{params.source}", "x --rendered")
         program, *words = re.sub(r"\{[^}]*\}", "x", line).split()
         assert program == "vidm"
         name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]

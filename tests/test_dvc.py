@@ -82,6 +82,27 @@ def test_metrics_and_plots_are_declared(made, repeated):
     assert shown[""]["data"][TARGET]["data"]["fvd"] > 0
     made.ok("dvc", "plots", "show", "--out", "plots", "models/smoke/motion_loss.csv")
     shutil.rmtree(made.folder / "plots")
+    table = made.ok("dvc", "exp", "show", "--csv")
+    for column in ("device_hours", "wall_seconds", "samples"):
+        assert f"models/smoke/motion_run.json:{column}" in table.splitlines()[0]
+
+
+def test_dvc_shows_a_run_while_it_runs(made):
+    """The commands of docs/training.md, on files that neither git nor DVC tracks."""
+    (folder,) = made.folder.glob("runs/smoke/motion-*/live")
+    live = str(folder.relative_to(made.folder))
+    shown = json.loads(made.ok("dvc", "metrics", "show", "--json", f"{live}/metrics.json"))
+    last = shown[""]["data"][f"{live}/metrics.json"]["data"]
+    assert last["step"] == 4 and last["samples"] == 16
+    plots = json.loads(made.ok("dvc", "plots", "show", "--json", f"{live}/plots/metrics/loss.tsv"))
+    (plot,) = plots["data"][f"{live}/plots/metrics/loss.tsv"]
+    assert [float(row["loss"]) for row in plot["content"]["data"]["values"]] == [last["loss"]]
+
+
+def test_how_it_runs_trains_nothing_again(made):
+    made.replace("params.yaml", "  smoke:\n    preset:", "  smoke:\n    running: {gpus: 2, workers: 1}\n    preset:")
+    assert made.planned(TARGET) == set()
+    made.ok("git", "checkout", "params.yaml")
 
 
 def test_pull_without_a_remote(tmp_path):

@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"config", "archives"},
-    {"faults", "files", "machine", "progress", "errors"},
+    {"faults", "files", "machine", "devices", "progress", "errors"},
 ]
 # What a layer leaves alone although it lies below: `models` know no data, the loops know no other loop.
 APART = [
@@ -74,7 +74,18 @@ def test_the_check_itself_sees_an_import_that_points_up(tmp_path):
 
 def test_core_imports_without_workflow_and_video_tools():
     # Blocked as if they were not installed: None in sys.modules makes an import fail.
-    absent = ["dvc", "snakemake", "av", "ffmpeg", "imageio_ffmpeg", "papermill", "xarray", "h5netcdf", "torchvision"]
+    absent = [
+        "dvc",
+        "dvclive",
+        "snakemake",
+        "av",
+        "ffmpeg",
+        "imageio_ffmpeg",
+        "papermill",
+        "xarray",
+        "h5netcdf",
+        "torchvision",
+    ]
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in MODULES

@@ -2,26 +2,22 @@
 
 import contextlib
 import csv
+import json
 import os
-import random
 import resource
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
-from test_models import SMALL
 from torch import nn
+from torch.testing import assert_close
 
-from vidm import config
 from vidm.config import Running, Training
 from vidm.data.clips import TripletDraw
 from vidm.data.store import FrameStore
@@ -33,16 +29,15 @@ from vidm.training.processes import accelerator_of, parts
 from vidm.training.run import run_folder
 
 CPU = torch.device("cpu")
-KILLS = int(os.environ.get("VIDM_KILLS", "3"))
 
 
 class Toy(nn.Module):
     """Everything that a state has: convolution, dropout, layers in channels_last."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropout: float = 0.5) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Dropout(0.5), nn.Conv2d(8, 3, 3))
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(8, 3, 3))
 
     def forward(self, x):
         return self.body(x)
@@ -60,7 +55,7 @@ def task(of=batches, steps=30, loss=lambda m, b: m(b["x"]).square().mean(), **mo
 
 def run(folder, of=batches, running=None, **more):
     model = Toy()
-    ema = fit(model, task(of, **more), running or Running(checkpoint_minutes=0), folder, accelerator_of(CPU))
+    ema = fit(model, task(of, **more), running or Running(checkpoint_minutes=0), folder, accelerator_of(CPU)).ema
     return {f"model.{k}": v for k, v in model.state_dict().items()} | {
         f"ema.{k}": v for k, v in ema.state_dict().items()
     }
@@ -194,6 +189,19 @@ def test_what_a_run_folder_depends_on(params, tmp_path):
     assert folder(changed("motion", training=cosine)) != folder(changed("motion", training=longer))
 
 
+def test_what_a_kill_left_in_the_middle_of_a_save_is_removed(tmp_path):
+    checkpoints = Checkpoints(tmp_path, 3)
+    (tmp_path / "preview").mkdir()
+    left = [tmp_path / ".step-000000001.safetensors.1-a.tmp", tmp_path / "preview" / ".step-000000001.png.1-a.tmp"]
+    for path in left:
+        path.touch()
+    with FileLock(tmp_path / "lock"), pytest.raises(InputError), checkpoints.locked():
+        pass
+    assert all(path.exists() for path in left), "the other trainer may be writing them"
+    with checkpoints.locked():
+        assert not any(path.exists() for path in left)
+
+
 def test_a_second_trainer_is_kept_out(params, store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content.train(params, "dots", store, tmp_path / "a.safetensors")
@@ -217,6 +225,26 @@ def test_gradients_that_are_not_finite_are_skipped(bad, tmp_path, capsys):
     short = task(lambda start: batches(start, 5), steps=5 + bad)
     fit(model, short, Running(), tmp_path / "b", accelerator_of(CPU))
     assert same({k.removeprefix("model."): v for k, v in skipped.items() if k.startswith("model.")}, model.state_dict())
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradients_are(tmp_path, capsys):
+    """What does not depend on the weights has no gradient."""
+
+    def loss(model, batch):
+        bad = float("inf") if batch["x"][0, 0, 0, 0] == 7 else 0.0
+        return model(batch["x"]).square().mean() + bad
+
+    def of(start):
+        for step, batch in enumerate(batches(start, 6), start=start):
+            if step == 5:
+                batch["x"][0, 0, 0, 0] = 7
+            yield batch
+
+    skipped = run(tmp_path / "a", of, steps=6, loss=loss)
+    assert "loss or gradients of step 6 are not finite; skipped (1 in a row)" in capsys.readouterr().err
+    model = Toy()
+    fit(model, task(lambda start: batches(start, 5), steps=6), Running(), tmp_path / "b", accelerator_of(CPU))
+    assert all(torch.equal(skipped[f"model.{k}"], v) for k, v in model.state_dict().items())
 
 
 def test_too_many_bad_steps_stop_it_and_the_last_good_state_stays(tmp_path):
@@ -261,6 +289,15 @@ def test_a_full_disk_leaves_the_old_checkpoint(truth, tmp_path, capsys):
     assert same(run(tmp_path), truth[0])
 
 
+def test_a_picture_that_cant_be_written_stops_nothing(truth, tmp_path, capsys):
+    def draw(network, path):
+        path.write_bytes(b"")
+
+    (tmp_path / "preview").touch()  # a file where a folder is wanted
+    assert same(run(tmp_path, running=Running(checkpoint_minutes=0, preview_steps=10), preview=draw), truth[0])
+    assert capsys.readouterr().err.count("png: not drawn") == 3
+
+
 def test_data_that_change_are_named(params, store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copy = tmp_path / "copy.h5"
@@ -278,6 +315,27 @@ def of_experiment(params, **running):
     e = params.experiment("dots")
     facts = e.running.model_copy(update=running)
     return params.model_copy(update={"experiments": {"dots": e.model_copy(update={"running": facts})}})
+
+
+def test_workers_may_change_in_the_middle(params, store, tmp_path, monkeypatch):
+    """0, then 1, then 2 processes prepare the batches, with a power cut in between."""
+    motion.train(params, "dots", store, tmp_path / "plain.st", tmp_path / "plain")
+
+    def cut_at(last):
+        def together(*values):
+            if len(Checkpoints(next((tmp_path / "runs" / "dots").iterdir()), 9).steps()) > last:
+                fail()
+            return honest(*values)
+
+        return together
+
+    honest = loop.together
+    for workers in (0, 1, 2):
+        monkeypatch.setattr(loop, "together", cut_at(workers) if workers < 2 else honest)
+        facts = of_experiment(params, workers=workers, checkpoint_minutes=0.0)
+        with contextlib.nullcontext() if workers == 2 else pytest.raises(RuntimeError, match="power cut"):
+            motion.train(facts, "dots", store, tmp_path / "m.st", tmp_path / "runs")
+    assert (tmp_path / "m.st").read_bytes() == (tmp_path / "plain.st").read_bytes()
 
 
 def test_workers_parts_and_checkpointing_do_not_matter(params, store, tmp_path):
@@ -329,121 +387,66 @@ def test_pictures_on_the_way_change_nothing(params, store, tmp_path):
     assert np.abs(seen[18 : 18 + 96, 64 + 3 * 98 : 64 + 3 * 98 + 96] - true).max() < 1  # frame n as it is, last column
 
 
+def test_two_parts_are_one_batch(params, store, tmp_path, monkeypatch):
+    """The loss of each of 20 steps, to 1e-5."""
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    training = params.experiment("dots").content.training.model_copy(update={"steps": 20, "precision": "fp32"})
+    curves = []
+    for parts_of_it in (1, 2):
+        facts = of_experiment(params, accumulation=parts_of_it)
+        e = facts.experiment("dots")
+        e = e.model_copy(update={"content": e.content.model_copy(update={"training": training})})
+        facts = facts.model_copy(update={"experiments": {"dots": e}})
+        out = tmp_path / str(parts_of_it) / "content.safetensors"
+        content.train(facts, "dots", store, out, out.parent / "runs")
+        with out.with_name("content_loss.csv").open() as file:
+            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert len(curves[0]) == 20
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_is_the_same_to_rounding(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    made = {}
+    for compiled in (False, True):
+        facts = Running(compile=compiled, dvclive=False)
+        made[compiled] = fit(Toy(dropout=0.0), task(), facts, tmp_path / str(compiled), accelerator_of(CPU)).ema
+    assert_close(made[True].state_dict(), made[False].state_dict(), rtol=1e-4, atol=1e-5)
+    state = load_file(Checkpoints(tmp_path / "True", 3).path(30))
+    assert "model/body.0.weight" in state, "a checkpoint does not know that it was compiled"
+
+
+def test_what_a_run_cost_is_summed_over_restarts(tmp_path):
+    def slow(start):
+        for step, batch in enumerate(batches(start), start=start):
+            time.sleep(0.02)
+            if step == 20 and not start:
+                fail()
+            yield batch
+
+    folder = tmp_path / "runs"
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(folder, slow)
+    began = time.monotonic()
+    fitted = fit(Toy(), task(slow), Running(checkpoint_minutes=0), folder, accelerator_of(CPU))
+    assert fitted.seconds > 30 * 0.02
+    assert fitted.seconds > time.monotonic() - began, "the steps before the cut are in it"
+    assert fitted.device_seconds == fitted.seconds  # one process
+
+
+def test_what_a_run_cost_stands_beside_the_weights(params, store, tmp_path):
+    content.train(params, "dots", store, tmp_path / "content.safetensors", tmp_path / "runs")
+    cost = json.loads((tmp_path / "content_run.json").read_text())
+    assert (cost["step"], cost["samples"], cost["devices"]) == (3, 6, 1)
+    assert cost["wall_seconds"] > 0 and cost["device_hours"] == pytest.approx(cost["wall_seconds"] / 3600, abs=1e-4)
+    assert 0.3 < cost["loss"] < 1.5
+
+
 def test_parts_of_a_batch():
     batch = {"x": torch.arange(5)}
     found = list(parts(batch, 2))
     assert torch.equal(torch.cat([part["x"] for part, _, _ in found]), batch["x"])
     assert sum(share for _, share, _ in found) == pytest.approx(1)
     assert [last for _, _, last in found] == [False, True]
-
-
-# From here on as a user runs it: the command, killed.
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory, store):
-    """A folder with a params.yaml of tiny experiments; `dots` saves after every step."""
-    folder = tmp_path_factory.mktemp("project")
-    network = SMALL.model_dump(mode="json")
-    training = {"steps": 40, "batch": 4, "lr": 1e-3, "warmup": 5, "decay": "cosine", "precision": "fp32"}
-    killed = {
-        "dataset": "dots",
-        "frames": 4,
-        "running": {"checkpoint_minutes": 0.0, "keep": 2},
-        "content": {"network": network | {"dropout": 0.1}, "training": training},
-        "motion": {"network": network, "training": training, "spynet": "none"},
-    }
-    short = {"network": network, "training": training | {"steps": 20}, "spynet": "none"}
-    document = {
-        "model_version": 1,
-        "datasets": {"dots": {"raw": "data/raw/dots", "resolution": 16, "min_frames": 4}},
-        "experiments": {"dots": killed, "pair": killed | {"running": {}, "motion": short}},
-    }
-    (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    config.load(folder / "params.yaml")
-    return folder
-
-
-def command(project, store, part, out, runs, *launcher, experiment="dots"):
-    words = [sys.executable, *launcher, "-m", "vidm.cli", "train", part, experiment, "--frames", store, "--out", out]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.Popen(
-        [*map(str, words), "--runs", str(runs)],
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def ended(process):
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-@pytest.mark.parametrize("part", ["content", "motion"])
-def test_killed_at_random_it_ends_bit_equal(part, project, store, tmp_path):
-    plain, killed = tmp_path / "plain.safetensors", tmp_path / "killed.safetensors"
-    code, said = ended(command(project, store, part, plain, tmp_path / "plain"))
-    assert code == 0, said
-    chance, kills, wanted = random.Random(part), 0, KILLS if part == "motion" else 1
-    while kills < wanted:
-        process = command(project, store, part, killed, tmp_path / "runs")
-        began = time.monotonic()
-        while process.poll() is None and not list((tmp_path / "runs").glob("dots/*/step-*")):
-            if time.monotonic() - began > 120:
-                break
-            time.sleep(0.01)
-        reached = newest(tmp_path / "runs")
-        # From the first new checkpoint on: in a step, in a save, in between.
-        while process.poll() is None and newest(tmp_path / "runs") == reached:
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.15))
-        if process.poll() is not None:
-            break
-        process.kill()
-        ended(process)
-        kills += 1
-    code, said = ended(command(project, store, part, killed, tmp_path / "runs"))
-    assert code == 0, said
-    assert kills and "goes on at step" in said
-    assert killed.read_bytes() == plain.read_bytes()
-    assert killed.with_name(f"{part}_loss.csv").read_bytes()
-
-
-def newest(runs):
-    with contextlib.suppress(FileNotFoundError):
-        return max((p.name for p in runs.glob("dots/*/step-*")), default="")
-    return ""
-
-
-def test_sigterm_exits_with_75_and_one_line(project, store, tmp_path):
-    out = tmp_path / "out.safetensors"
-    process = command(project, store, "content", out, tmp_path / "runs")
-    while process.poll() is None and not newest(tmp_path / "runs"):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    code, said = ended(process)
-    assert code == 75, said
-    assert "content: SIGTERM at step" in said.splitlines()[-1]
-    assert "Traceback" not in said
-    assert not out.exists()
-    assert ended(command(project, store, "content", out, tmp_path / "runs"))[0] == 0
-
-
-def test_two_processes_are_one(project, store, tmp_path):
-    """gloo, half of the batch each: the same loss curve to 1e-5, and one file written."""
-    curves = []
-    for name, launcher in (
-        ("one", []),
-        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
-    ):
-        out = tmp_path / name / "motion.safetensors"
-        code, said = ended(
-            command(project, store, "motion", out, tmp_path / name / "runs", *launcher, experiment="pair")
-        )
-        assert code == 0, said
-        with out.with_name("motion_loss.csv").open() as file:
-            curves.append([float(row["loss"]) for row in csv.DictReader(file)])
-    assert curves[1] == pytest.approx(curves[0], abs=1e-5)

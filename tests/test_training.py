@@ -1,6 +1,7 @@
 """The loop against hand-made truth, and training runs that must repeat themselves."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from vidm.models.spynet import SpyNet
 from vidm.training import content, motion
 from vidm.training.motion import augmented
 from vidm.training.optimisation import ema_model, learning_rate, optimizer_of
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,32 @@ def test_ema_is_the_formula():
         decay = min(0.9, (1 + k) / (10 + k)) if k else 0.0  # the first update copies
         expected = decay * expected + (1 - decay) * k
     assert_close(ema.module.weight.detach(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_official_average_has_no_warm_up():
+    """0.999 from the first update on, as the official code has it."""
+    facts = config.load(ROOT / "params.yaml").experiment("clevrer256-official")
+    assert (facts.motion.training.ema, facts.motion.training.ema_warmup) == (0.999, False)
+    assert (facts.content.training.ema, facts.content.training.ema_warmup) == (0.9999, True)
+    model = nn.Linear(1, 1, bias=False)
+    ema = ema_model(model, 0.999, warmup=False)
+    for value in (1.0, 2.0, 3.0):
+        nn.init.constant_(model.weight, value)
+        ema.update_parameters(model)
+    expected = 0.999 * (0.999 * 1 + 0.001 * 2) + 0.001 * 3
+    assert_close(ema.module.weight.detach(), torch.full((1, 1), expected))
+
+
+def test_a_switch_that_came_later_leaves_older_runs_as_they_are():
+    assert "ema_warmup" not in config.Training().model_dump(mode="json")
+    assert config.Training(ema_warmup=False).model_dump(mode="json")["ema_warmup"] is False
+
+
+def test_one_kernel_for_the_step_where_the_device_has_one():
+    assert optimizer_of(nn.Linear(2, 2), config.Training()).defaults["fused"] is True
+    # `meta` has no such kernel, as some accelerators haven't.
+    other = optimizer_of(nn.Linear(2, 2, device="meta"), config.Training())
+    assert not other.defaults["fused"]
 
 
 def test_learning_rate():

@@ -1,12 +1,17 @@
 """The workflow's plan: which rules would run, and what makes them run again. Nothing is trained here."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from project import ROOT, Project, copy
 
 from vidm import config
@@ -161,3 +166,99 @@ def test_no_video_and_nothing_to_render(tmp_path):
     ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
     assert ended.returncode != 0
     assert "data/raw/smoke: no video there" in ended.stdout
+
+
+def training_of(project, *options: str) -> tuple[str, dict[str, str]]:
+    """What smoke's motion training would run, and what it asks for."""
+    said = project.ok("snakemake", "--dry-run", *options, TARGET).split("rule train_motion:")[1].split("\nrule ")[0]
+    command = re.search(r"Shell command: (.*) 2>&1", said)[1]
+    asked = re.search(r"resources: (.*)", said)[1].split(", ")
+    return command, dict(entry.split("=", 1) for entry in asked)
+
+
+def test_how_it_runs_is_in_the_command_and_what_it_asks_for(tmp_path):
+    """One GPU, none, several, several nodes: the line that starts it, and the line that SLURM gets."""
+    submit = pytest.importorskip("snakemake_executor_plugin_slurm.submit_string")
+    utils = pytest.importorskip("snakemake_executor_plugin_slurm.utils")
+    project = copy(tmp_path / "how")
+    path = project.folder / "params.yaml"
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    def asked(*options, **running):
+        document["experiments"]["smoke"]["running"] = running
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        return training_of(project, *options)
+
+    def sbatch(found: dict[str, str]) -> str:
+        job = SimpleNamespace(resources=Resources(found), threads=8)
+        params = dict.fromkeys(("run_uuid", "slurm_logfile", "comment_str", "account", "partition", "workdir"), "")
+        settings = SimpleNamespace(requeue=True, no_requeue=False, qos=None, reservation=None)
+        return submit.get_submit_command(job, params, settings) + utils.set_gres_string(job)
+
+    slurm = ("--workflow-profile", "profiles/slurm")
+    command, found = asked("--cores", "2")
+    assert command.startswith("vidm train motion smoke --frames") and found["gpu"] == "1"
+    assert "--gpus=1" in sbatch(asked(*slurm)[1])
+
+    command, found = asked(*slurm, gpus=0)
+    assert command.startswith("vidm train motion smoke") and "gpu" not in sbatch(found)
+
+    command, found = asked(*slurm, gpus=4)
+    assert command.startswith("vidm gpus --take 4 -- torchrun --standalone --nproc-per-node=4 ")
+    assert "-m vidm.cli train motion smoke --frames" in command
+    line = sbatch(found)
+    for wanted in ("--gpus=4", "--mem 64000", "-t 2880", "--requeue", "--cpus-per-task=8"):
+        assert wanted in line, line
+    assert "--nodes" not in line
+
+    command, found = asked(*slurm, gpus=4, nodes=2)
+    assert command.startswith("bash workflow/scripts/nodes.sh 2 4 8 train motion smoke --frames")
+    line = sbatch(found)
+    for wanted in ("--nodes=2", "--ntasks=2", "--gres=gpu:4", "--mem 64000", "-t 2880", "--requeue"):
+        assert wanted in line, line
+    assert "--gpus" not in line and "ntasks-per-gpu" not in line
+    assert found["mpi"] == "srun"  # else the executor would start it on one node alone
+
+
+class Resources(dict):
+    """A job's resources as the executor reads them."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        super().__init__({k: int(v) if v.isdigit() else v for k, v in found.items()})
+
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_to_every_process_of_a_job_saves(name, tmp_path, frames):
+    """What a cluster does before it takes a node back: Snakemake, the shell, vidm and tee all get it."""
+    project = copy(tmp_path / name)
+    (project.folder / "data/frames").mkdir(parents=True)
+    os.link(frames, project.folder / "data/frames/smoke.h5")
+    project.replace("params.yaml", "      training: {steps: 4, batch: 4, warmup: 1}\n    motion", TWO_HUNDRED)
+    command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "1", "models/smoke/content.safetensors"]
+    log = project.folder / "logs/train_content/smoke.log"
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment(), stdout=file, stderr=file, start_new_session=True
+        )
+        while process.poll() is None and not list(project.folder.glob("runs/smoke/content-*/preview/*.png")):
+            time.sleep(0.05)
+        os.killpg(process.pid, getattr(signal, name))
+        assert process.wait(timeout=120) != 0
+    assert re.search(rf"content: {name} at step \d+ of 200; saved in", log.read_text()), said.read_text()
+    assert list(project.folder.glob("runs/smoke/content-*/step-*.safetensors"))
+    project.ok(*command)
+    assert "goes on at step" in log.read_text()
+
+
+TWO_HUNDRED = """      training: {steps: 200, batch: 4, warmup: 1}
+    running: {preview_steps: 3}
+    motion"""
+
+
+@pytest.fixture(scope="module")
+def frames(project) -> Path:
+    project.ok("snakemake", "--cores", "1", "data/frames/smoke.h5")
+    return project.folder / "data/frames/smoke.h5"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vidm import devices
 from vidm.errors import InputError, Interrupted
 
 app = typer.Typer(
@@ -152,9 +153,12 @@ RUNS = Path("runs")
 def content(experiment: Experiment, frames: Frames, out: Weights, runs: Runs = RUNS, params: Params = PARAMS):
     """Train the content network: one frame from noise."""
     from vidm import config
+
+    facts = config.load(params)
+    devices.take(facts.experiment(experiment).running.gpus)
     from vidm.training import content
 
-    content.train(config.load(params), experiment, frames, out, runs)
+    content.train(facts, experiment, frames, out, runs)
 
 
 @train_app.command(
@@ -171,9 +175,12 @@ def motion(
 ):
     """Train the motion network: frame n from frames 0 and n-1."""
     from vidm import config
+
+    facts = config.load(params)
+    devices.take(facts.experiment(experiment).running.gpus)
     from vidm.training import motion
 
-    motion.train(config.load(params), experiment, frames, out, runs, spynet=spynet)
+    motion.train(facts, experiment, frames, out, runs, spynet=spynet)
 
 
 @app.command(
@@ -188,6 +195,7 @@ def sample(
     params: Params = PARAMS,
 ):
     """Generate videos: Algorithm 2, each video from its own seed."""
+    devices.take()
     from vidm import config
     from vidm.sampling import run
 
@@ -202,6 +210,7 @@ def fvd(
     json: Annotated[Path | None, typer.Option(help="write the whole report here")] = None,
 ):
     """The Fréchet video distance of two sets of videos, with its protocol."""
+    devices.take()
     from vidm.metrics import report
 
     print(report.between(real, fake, protocol, json))
@@ -220,6 +229,7 @@ def evaluate(
     params: Params = PARAMS,
 ):
     """An experiment's report: FVD by its protocols, baselines, motion, provenance."""
+    devices.take()
     from vidm import config
     from vidm.metrics import report
 
@@ -232,6 +242,20 @@ def compare(a: Path, b: Path):
     from vidm.metrics import report
 
     print(report.compare(a, b))
+
+
+@app.command(epilog="Example: vidm gpus --take 2 -- torchrun --nproc-per-node 2 -m vidm.cli train content sky ...")
+def gpus(
+    command: Annotated[list[str] | None, typer.Argument(help="what to run with them, behind --")] = None,
+    take: Annotated[int, typer.Option(min=1, help="how many it gets")] = 1,
+):
+    """The GPUs that are here and which are taken; or run a command that gets some of them for itself.
+
+    Jobs on one machine wait for each other in this way. Training, sampling and metrics on one GPU do so by themselves.
+    """
+    if command:
+        devices.run(take, command)
+    print(devices.table())
 
 
 @app.command(epilog="Example: vidm schema --out workflow/schemas/params.schema.json")
@@ -264,6 +288,8 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    finally:
+        devices.release()
 
 
 if __name__ == "__main__":

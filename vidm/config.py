@@ -133,6 +133,8 @@ class Training(Facts):
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.9999, ge=0, lt=1)
+    # Written only where it is not the default: runs and weights from before it was a switch stay what they are.
+    ema_warmup: bool = Field(True, description="the average starts short; off as in the official code", exclude_if=bool)
     flip: bool = Field(True, description="mirror half of the items, all frames of a triplet alike")
     precision: Literal["fp32", "bf16"] = "bf16"
 
@@ -211,6 +213,10 @@ class Metrics(Facts):
 class Running(Facts):
     """How a training runs. It does not decide what is trained, so a change of it trains nothing again."""
 
+    gpus: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="of each node, one process each; 0: none is used; left out: one where there is one"
+    )
+    nodes: Positive = Field(1, description="more than one: on a SLURM cluster")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that prepare batches; 0: none of their own")
     accumulation: Positive = Field(1, description="parts that a batch is cut into, where memory is short")
     compile: bool = Field(False, description="torch.compile; its rounding differs")
@@ -219,6 +225,12 @@ class Running(Facts):
     keep: Positive = Field(3, description="checkpoints that stay, beside the one with the lowest loss")
     preview_steps: Annotated[int, Field(ge=0)] = Field(500, description="between two pictures in runs/; 0: none")
     bad_steps: Positive = Field(20, description="steps in a row with gradients that are not finite, before it stops")
+    dvclive: bool = Field(True, description="curves and pictures for DVC in runs/, where dvclive is installed")
+
+    @property
+    def processes(self) -> int:
+        """Of all nodes together."""
+        return self.nodes * max(1, self.gpus or 1)
 
 
 class Recipe(Facts):

@@ -1,5 +1,7 @@
-"""The workflow on a real SLURM, one node: with one training cancelled and one requeued it ends bit-equal."""
+"""The workflow on a real SLURM, one node: a training is cancelled, or requeued, and ends bit-equal to the plain run."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -18,19 +20,23 @@ HERE = (
     "--slurm-init-seconds-before-status-checks=1", "--seconds-between-status-checks=2", "--latency-wait=10",
     "--default-resources", "mem_mb=2000", "runtime=20",
     "--set-resources", "train_content:mem_mb=2000", "train_motion:mem_mb=2000",
-    "--set-threads", "render=1", "extract=1", "train_content=1", "train_motion=1", "evaluate=1",
+    "--retries=1", "--set-threads", "render=1", "extract=1", "train_content=1", "train_motion=1", "evaluate=1",
     "sample_smoke=1",
 )  # fmt: skip
 
 
-def made(folder: Path) -> Project:
+STEPS = {"content": 100, "motion": 40}
+
+
+def made(folder: Path, **running) -> Project:
     """A copy of this project whose smoke experiment trains long enough to be interrupted, and saves at each step."""
     project = copy(folder)
     path = project.folder / "params.yaml"
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
     smoke = document["experiments"]["smoke"]
-    smoke["running"] = {"checkpoint_minutes": 0.0}
-    smoke["content"]["training"]["steps"], smoke["motion"]["training"]["steps"] = 100, 40
+    smoke["running"] = {"checkpoint_minutes": 0.0} | running
+    for part, steps in STEPS.items():
+        smoke[part]["training"]["steps"] = steps
     path.write_text(yaml.safe_dump(document), encoding="utf-8")
     return project
 
@@ -40,12 +46,12 @@ def results(project: Project) -> dict[str, bytes]:
     return {name: (project.folder / name).read_bytes() for name in names}
 
 
-def start(project: Project, log: Path) -> subprocess.Popen:
+def start(project: Project, log: Path, target: str = TARGET) -> subprocess.Popen:
     """snakemake on the cluster, in the background."""
     tools = Path(sys.executable).parent
     with log.open("w") as file:
         return subprocess.Popen(
-            [str(tools / "snakemake"), *HERE, "--", TARGET],
+            [str(tools / "snakemake"), *HERE, "--", target],
             cwd=project.folder,
             env=project.environment(),
             stdout=file,
@@ -53,11 +59,11 @@ def start(project: Project, log: Path) -> subprocess.Popen:
         )
 
 
-def job_of(project: Project, rule: str) -> str:
-    """The number of the running job of a rule that has saved a checkpoint."""
+def job_of(project: Project, rule: str, wanted: str = "step-*.safetensors") -> str:
+    """The number of the running job of a rule that has written two of what is wanted."""
     part = rule.removeprefix("train_")
     for _ in range(600):
-        saved = sorted(project.folder.glob(f"runs/smoke/{part}-*/step-*.safetensors"))
+        saved = sorted(project.folder.glob(f"runs/smoke/{part}-*/{wanted}"))
         for line in cluster.said("squeue", "--noheader", "--states=RUNNING", "--format=%A %k").splitlines():
             if rule in line and len(saved) > 1:
                 return line.split()[0]
@@ -76,30 +82,61 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
+    """What a run that is not on a cluster makes."""
     project = made(tmp_path_factory.mktemp("plain"))
     project.ok("snakemake", "--cores", "1", TARGET)
-    return results(project)
+    return project
+
+
+LIMIT = 420  # seconds for a run; polling takes most of it
 
 
 @pytest.mark.slurm
-def test_interrupted_on_a_cluster_it_ends_bit_equal(slurm, plain, tmp_path):
-    """Content training is cancelled and tried again, motion training is taken off its node and put back."""
+@pytest.mark.parametrize(
+    "rule, command", [("train_motion", ["scontrol", "requeue"]), ("train_content", ["scancel"])], ids=lambda x: x[0]
+)
+def test_interrupted_on_a_cluster_it_ends_bit_equal(rule, command, slurm, plain, tmp_path):
+    """Taken off its node and put back by SLURM; or cancelled, and submitted again by Snakemake (retries: 1)."""
     project = made(tmp_path / "project")
+    if rule == "train_content":  # the second run need not render and fetch again
+        shutil.copytree(plain.folder / "data", project.folder / "data", dirs_exist_ok=True)
     log = tmp_path / "snakemake.log"
     process = start(project, log)
     try:
-        for rule, command in (("train_content", ["scancel"]), ("train_motion", ["scontrol", "requeue"])):
-            subprocess.run([*command, job_of(project, rule)], check=True, timeout=30)
-        process.wait(timeout=900)
+        subprocess.run([*command, job_of(project, rule)], check=True, timeout=30)
+        process.wait(timeout=LIMIT)
     finally:
         process.kill()
     said = log.read_text()
     assert process.returncode == 0, said[-4000:]
     # With --profile the default one is loaded, too, and the cluster would run one GPU job at a time.
     assert not [line for line in said.splitlines() if line.startswith("Provided resources") and "gpu=" in line]
-    for part in ("content", "motion"):
-        assert "goes on at step" in (project.folder / f"logs/train_{part}/smoke.log").read_text()
-    assert results(project) == plain
+    assert ("Trying to restart job" in said) is (command == ["scancel"]), said[-4000:]
+    part = rule.removeprefix("train_")
+    assert "goes on at step" in (project.folder / f"logs/{rule}/smoke.log").read_text()
+    cost = json.loads((project.folder / f"models/smoke/{part}_run.json").read_text())
+    assert cost["step"] == STEPS[part]
+    assert results(project) == results(plain)
+
+
+@pytest.mark.slurm
+def test_a_warning_before_the_time_is_over_saves(slurm, plain, tmp_path):
+    """SIGUSR1 to all processes of a job, as `--signal=USR1@120` sends it: saved, and submitted again."""
+    project = made(tmp_path / "project", checkpoint_minutes=1000.0, preview_steps=3)
+    shutil.copytree(plain.folder / "data", project.folder / "data", dirs_exist_ok=True)
+    target = "models/smoke/content.safetensors"
+    log = tmp_path / "snakemake.log"
+    process = start(project, log, target)
+    try:
+        job = job_of(project, "train_content", "preview/step-*.png")
+        subprocess.run(["scancel", "--signal=USR1", job], check=True, timeout=30)
+        process.wait(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log.read_text()[-4000:]
+    # Nothing but the signal made it save.
+    assert "goes on at step" in (project.folder / "logs/train_content/smoke.log").read_text()
+    assert (project.folder / target).read_bytes() == (plain.folder / target).read_bytes()
 
 
 def test_the_cluster_profile_asks_for_gpus_memory_and_time():

@@ -3,6 +3,8 @@
     runs/{experiment}/{part}-{hash}/
       step-000001000.safetensors    model/*, ema/*, optimizer/{parameter}/*, loop/*; metadata: step, loss, sha256
       curve.csv                     the loss curve so far
+      live/                         the same for DVC
+      preview/                      what the network makes
       lock                          held while a trainer works here
 
 A file is written beside its name, brought to the disk and renamed; its hash is checked before it is used. Nothing in
@@ -90,6 +92,8 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock", timeout=0):
+                for left in self.folder.rglob(".*.tmp"):  # by a kill in the middle of a save
+                    left.unlink(missing_ok=True)
                 yield
         except Timeout:
             raise InputError(f"{self.folder}: another process trains here; wait for it, or stop it") from None

@@ -28,11 +28,13 @@ from vidm.progress import bar
 from vidm.training.checkpoint import Checkpoints, State
 from vidm.training.curve import Curve
 from vidm.training.interrupt import Asked
+from vidm.training.live import Live
 from vidm.training.optimisation import ema_model, learning_rate, optimizer_of
-from vidm.training.processes import address, any_asked, parts
+from vidm.training.processes import address, parts, together
 
 Batch = dict[str, Tensor]
 LOG_EVERY = 10
+SCALARS = ("total", "counted", "bad", "seconds", "device_seconds")
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,39 @@ class Task:
     preview: Callable[[nn.Module, Path], None] | None = None
 
 
-def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerator: Accelerator) -> nn.Module:
-    """Train `model` in place, from the newest checkpoint in `folder` on, and return its exponential moving average.
+@dataclass(frozen=True)
+class Fitted:
+    """What came out: the averaged network, the smoothed loss, and what it cost. Time is that of the steps that count,
+    over all restarts: what was lost between a checkpoint and a kill is not in it."""
+
+    ema: nn.Module
+    loss: float
+    seconds: float
+    device_seconds: float
+
+
+def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerator: Accelerator) -> Fitted:
+    """Train `model` in place, from the newest checkpoint in `folder` on.
 
     The loss curve is in `folder`/curve.csv. Raises Interrupted after a signal, its state saved; InputError where too
     many steps in a row are not finite.
     """
     facts, device, first = task.facts, accelerator.device, accelerator.is_main_process
     model.to(device, memory_format=torch.channels_last).train()
-    ema, optimizer = ema_model(model, facts.ema), optimizer_of(model, facts)
-    loop = {name: torch.zeros((), device=device) for name in ("total", "counted", "bad")}
+    ema, optimizer = ema_model(model, facts.ema, facts.ema_warmup), optimizer_of(model, facts)
+    loop = {name: torch.zeros((), dtype=torch.float64) for name in SCALARS}
     state, checkpoints = State(model, ema, optimizer, loop), Checkpoints(folder, running.keep)
-    curve = Curve(folder if first else None)
+    curve, live = Curve(folder if first else None), Live(accelerator, folder, facts.steps, LOG_EVERY)
     step = _resume(state, checkpoints, curve, facts.steps, task.name)
+    live.open(step)
     network = accelerator.prepare_model(torch.compile(model) if running.compile else model)
+    clock, speed, shown = _Clock(), _Clock(), step
 
     def save() -> bool:
         task.check()
+        passed = clock.lap()
+        loop["seconds"] += passed
+        loop["device_seconds"] += passed * accelerator.num_processes
         try:
             curve.write()
             checkpoints.save(step, state.tensors(), curve.smoothed)
@@ -75,8 +93,8 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
             return False
         return True
 
-    saved, looked = True, time.monotonic()
-    with Asked() as asked, bar(facts.steps, task.name, "steps", done=step) as progress:
+    saved, note = True, ""
+    with Asked() as asked, bar(facts.steps, task.name, "steps", done=step) as progress, contextlib.closing(live):
         for batch in task.batches(step):
             torch.manual_seed(address(task.seed, step, accelerator.process_index))
 
@@ -91,11 +109,13 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
                     term.backward()
                 loss += term.detach()
             norm = nn.utils.clip_grad_norm_(model.parameters(), facts.clip_norm)
+            loss, norm, stop = together(accelerator, loss / accelerator.num_processes, norm, bool(asked.signal))
 
-            # Weights, unless the gradients are not finite.
-            if math.isfinite(norm):
+            # Weights, unless loss or gradients are not finite.
+            rate = learning_rate(facts, step)
+            if math.isfinite(loss) and math.isfinite(norm):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(facts, step)
+                    group["lr"] = rate
                 optimizer.step()
                 ema.update_parameters(model)
                 loop["total"] += loss
@@ -106,27 +126,34 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
                 _bad(task.name, step, int(loop["bad"]), running.bad_steps, checkpoints)
             step += 1
 
-            # What people see, and what is kept.
-            note = ""
-            if step % LOG_EVERY == 0 or step == facts.steps:
-                total, counted = accelerator.reduce(torch.stack([loop["total"], loop["counted"]]), "sum").tolist()
-                if counted:
-                    note = curve.add(step, step * facts.batch, total / counted, learning_rate(facts, step - 1))
+            # What people see.
+            end = step == facts.steps
+            if step % LOG_EVERY == 0 or end:
+                more = {"samples_per_second": (step - shown) * facts.batch / speed.lap()} | _memory(device)
+                shown = step
+                if loop["counted"]:
+                    mean = float(loop["total"] / loop["counted"])
+                    note = f"{curve.add(step, step * facts.batch, mean, rate)}, {_said(**more)}"
+                    live.log(step, end, loss=mean, smoothed=curve.smoothed, lr=rate, samples=step * facts.batch, **more)
                 loop["total"].zero_()
                 loop["counted"].zero_()
-                note += _memory(device)
             progress.advance(1, note)
             if first and task.preview and running.preview_steps and step % running.preview_steps == 0:
-                with autocast(device, facts.precision):
-                    task.preview(ema.module, folder / "preview" / f"step-{step:09d}.png")
-            stop = any_asked(accelerator, bool(asked.signal), step)
-            due = time.monotonic() - looked >= 60 * running.checkpoint_minutes
-            if first and (stop or due or step == facts.steps):
-                saved, looked = save(), time.monotonic()
-            if stop and step < facts.steps:
+                picture = folder / "preview" / f"step-{step:09d}.png"
+                try:
+                    with autocast(device, facts.precision):
+                        task.preview(ema.module, picture)
+                    live.picture(picture)
+                except (OSError, InputError) as error:  # no reason to stop
+                    print(f"vidm: {picture}: not drawn ({error})", file=sys.stderr)
+
+            # What is kept.
+            if first and (stop or end or clock.since() >= 60 * running.checkpoint_minutes):
+                saved = save()
+            if stop and not end:
                 where = f"saved in {folder}; the same command goes on" if saved else "its last checkpoint is older"
                 raise Interrupted(f"{task.name}: {asked.signal or 'a signal'} at step {step} of {facts.steps}; {where}")
-    return ema.module
+    return Fitted(ema.module, curve.smoothed, float(loop["seconds"]), float(loop["device_seconds"]))
 
 
 def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, name: str) -> int:
@@ -146,12 +173,32 @@ def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, nam
     return step
 
 
-def _memory(device: torch.device) -> str:
-    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
+class _Clock:
+    """Seconds since it was made, or since the last lap."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def since(self) -> float:
+        return time.monotonic() - self.began
+
+    def lap(self) -> float:
+        passed, self.began = self.since(), time.monotonic()
+        return passed
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    return {"gpu_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
+
+
+def _said(samples_per_second: float, gpu_gib: float = 0.0) -> str:
+    return f"{samples_per_second:.0f} samples/s" + (f", {gpu_gib:.1f} GiB of GPU" if gpu_gib else "")
 
 
 def _bad(name: str, step: int, row: int, limit: int, checkpoints: Checkpoints) -> None:
-    print(f"vidm: {name}: gradients of step {step + 1} are not finite; skipped ({row} in a row)", file=sys.stderr)
+    print(
+        f"vidm: {name}: loss or gradients of step {step + 1} are not finite; skipped ({row} in a row)", file=sys.stderr
+    )
     if row >= limit:
         kept = checkpoints.steps()
         where = f"the last good state is {checkpoints.path(kept[-1])}" if kept else "nothing was saved yet"

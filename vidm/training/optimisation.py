@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from vidm.config import Training
 
+FUSED = {"cpu", "cuda", "mps", "xpu"}  # devices for which torch has the whole step in one kernel
+
 
 def learning_rate(facts: Training, step: int) -> float:
     """Linear warm-up, then constant, or a cosine down to a hundredth."""
@@ -20,19 +22,24 @@ def learning_rate(facts: Training, step: int) -> float:
     return facts.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def ema_model(model: nn.Module, decay: float) -> AveragedModel:
-    """torch's AveragedModel; the decay warms up as (1 + k) / (10 + k), so that a short run forgets its start."""
+def ema_model(model: nn.Module, decay: float, warmup: bool = True) -> AveragedModel:
+    """torch's AveragedModel, which begins as a copy of the weights after the first step.
+
+    warmup: update k has the decay (1 + k) / (10 + k) until that is over `decay`, so that a short run forgets its start.
+    The official code has none.
+    """
 
     def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
         k = float(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + k) / (10 + k)))
+        torch._foreach_lerp_(averaged, current, 1 - (min(decay, (1 + k) / (10 + k)) if warmup else decay))
 
     return AveragedModel(model, multi_avg_fn=average)
 
 
 def optimizer_of(model: nn.Module, facts: Training) -> torch.optim.AdamW:
-    """AdamW; no weight decay on the learnable constant."""
+    """AdamW, in one kernel where the device has one; no weight decay on the learnable constant."""
     free = [p for name, p in model.named_parameters() if name == "constant"]
     rest = [p for name, p in model.named_parameters() if name != "constant"]
     groups = [{"params": rest}, {"params": free, "weight_decay": 0.0}] if free else [{"params": rest}]
-    return torch.optim.AdamW(groups, lr=facts.lr, weight_decay=facts.weight_decay, fused=True)
+    fused = all(p.device.type in FUSED for p in model.parameters())
+    return torch.optim.AdamW(groups, lr=facts.lr, weight_decay=facts.weight_decay, fused=fused)

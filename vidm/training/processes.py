@@ -10,16 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
-ASK_EVERY = 10  # steps
 
-
-def accelerator_of(device: torch.device, unused: bool = False) -> Accelerator:
+def accelerator_of(device: torch.device, unused: bool = False, log_with: str | None = None) -> Accelerator:
     """This process's place among all: one alone, or as `accelerate launch` or torchrun started it.
 
-    unused: some parameters get no gradient.
+    unused: some parameters get no gradient. log_with: a tracker, left out where its package is not installed.
     """
     return Accelerator(
-        cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)]
+        cpu=device.type == "cpu",
+        log_with=log_with,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )
 
 
@@ -37,10 +37,7 @@ def address(seed: int, step: int, process: int) -> int:
     return int(np.random.SeedSequence([seed, step, process, 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def any_asked(accelerator: Accelerator, mine: bool, step: int) -> bool:
-    """Whether any process was asked to stop: all do, at the same step. Asked of the others now and then."""
-    if accelerator.num_processes == 1:
-        return mine
-    if step % ASK_EVERY:
-        return False
-    return bool(accelerator.reduce(torch.tensor(float(mine), device=accelerator.device), "sum"))
+def together(accelerator: Accelerator, *values: Tensor | float) -> list[float]:
+    """The sum of each value over all processes: one exchange, after which all know the same."""
+    mine = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=accelerator.device) for value in values])
+    return (mine if accelerator.num_processes == 1 else accelerator.reduce(mine, "sum")).tolist()

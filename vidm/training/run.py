@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from vidm import __version__, machine
-from vidm.config import Experiment, Params, digest
+from vidm.config import Experiment, Params, Training, digest
 from vidm.data.clips import batches
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
@@ -18,7 +21,8 @@ from vidm.files import replacing
 from vidm.models import trained
 from vidm.models.blocks import Stage
 from vidm.training.checkpoint import Checkpoints
-from vidm.training.loop import Task, fit
+from vidm.training.live import tracker
+from vidm.training.loop import Fitted, Task, fit
 from vidm.training.preview import Preview
 from vidm.training.processes import accelerator_of
 
@@ -71,12 +75,21 @@ def train_part(
     start: Callable | None = None,
     **notes: str,
 ) -> None:
-    """Train one part of an experiment and write `out` (safetensors) and `{part}_loss.csv` beside it."""
+    """Train one part of an experiment and write `out` (safetensors), `{part}_loss.csv` and `{part}_run.json` beside it.
+
+    What a run cost has a file of its own: the weights stay a function of what they were trained from, byte for byte.
+    """
     facts, running = getattr(experiment, part).training, experiment.running
     # A SpyNet with a pyramid by size leaves its finer levels out.
     by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
-    accelerator = accelerator_of(machine.prepare(experiment.seed), unused=by_size)
+    device = machine.prepare(experiment.seed, running.gpus)
+    accelerator = accelerator_of(device, unused=by_size, log_with=tracker() if running.dvclive else None)
     world, rank = accelerator.num_processes, accelerator.process_index
+    if running.processes not in (1, world):
+        raise InputError(
+            f"experiments.{experiment.name}.running: asks for {running.processes} processes, {world} here; run it by "
+            f"snakemake, or: torchrun --standalone --nproc-per-node {running.processes} -m vidm.cli train {part} ..."
+        )
     if facts.batch % (world * running.accumulation):
         raise InputError(
             f"experiments.{experiment.name}.{part}.training.batch: {facts.batch} is not a multiple of {world} processes"
@@ -106,7 +119,7 @@ def train_part(
         checkpoints = Checkpoints(folder, running.keep)
         with checkpoints.locked() if accelerator.is_main_process else nullcontext():
             try:
-                ema = fit(network, task, running, folder, accelerator)
+                fitted = fit(network, task, running, folder, accelerator)
             except OSError as error:
                 raise InputError(f"{error.filename or frames}: can't be read or written any more ({error})") from None
             if not accelerator.is_main_process:
@@ -128,10 +141,27 @@ def train_part(
                 "vidm": __version__,
                 "torch": torch.__version__,
             }
-            trained.save(ema, out, about | notes)
+            trained.save(fitted.ema, out, about | notes)
             with replacing(out.with_name(f"{part}_loss.csv")) as temporary:
                 shutil.copyfile(folder / "curve.csv", temporary)
+            with replacing(out.with_name(f"{part}_run.json")) as temporary:
+                cost = _cost(fitted, facts, accelerator)
+                temporary.write_text(json.dumps(cost, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             checkpoints.finish()
+
+
+def _cost(fitted: Fitted, facts: Training, accelerator: Accelerator) -> dict[str, float | int | str | None]:
+    """What the run came to, over all its restarts; no times where it ended before they were kept."""
+    device, known = accelerator.device, fitted.seconds > 0
+    return {
+        "step": facts.steps,
+        "samples": facts.steps * facts.batch,
+        "loss": round(fitted.loss, 6) if math.isfinite(fitted.loss) else None,
+        "wall_seconds": round(fitted.seconds, 1) if known else None,
+        "device_hours": round(fitted.device_seconds / 3600, 4) if known else None,
+        "devices": accelerator.num_processes,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
 
 
 def _unchanged(path: Path) -> Callable[[], None]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from snakemake.exceptions import WorkflowError
 from vidm.config import ConfigError, load, resolve
 from vidm.data import layouts
 
-# `tee -i`: Ctrl-C is for vidm, which saves, says where, and needs tee to be there still.
 # Rules call this interpreter's own vidm, whether or not its environment is activated.
 here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")
-shell.prefix(f"set -euo pipefail; PATH={here}:$PATH; ")
+# A cluster signals every process of a job at once. Signals are for vidm, which saves and says where: the shell waits
+# for it, tee is there to the end, and SIGUSR1, SLURM's early warning, does not end Snakemake either.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+shell.prefix(
+    f"set -euo pipefail; PATH={here}:$PATH; trap : TERM; "
+    'tee() {{ trap "" INT TERM; exec tee "$@"; }}; '  # the end of a pipe is a process of its own
+)
 
 PARAMS = "params.yaml"
 
@@ -64,6 +70,45 @@ CLUSTER_CORES = 4  # of a job where the profile's set-threads has nothing for it
 def cores(wildcards):
     """Every core that snakemake was given; vidm takes no more of them than the machine has. A cluster gives none."""
     return workflow.resource_settings.cores or CLUSTER_CORES
+
+
+# torchrun hands these on to its processes; SIGUSR1 is SLURM's early warning.
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+def launch(wildcards, resources, threads):
+    """What stands before `train`: how many processes there are is a fact of the experiment.
+
+    It takes `resources` so that a change of it trains nothing again: Snakemake then does not count it among the facts.
+    """
+    running = experiment(wildcards).running
+    each = running.processes // running.nodes
+    if running.nodes > 1:
+        return f"bash workflow/scripts/nodes.sh {running.nodes} {each} {threads}"
+    if each > 1:
+        return (
+            f"vidm gpus --take {each} -- torchrun --standalone --nproc-per-node={each}"
+            f" --signals-to-handle={SIGNALS} -m vidm.cli"
+        )
+    return "vidm"
+
+
+def gpus(wildcards):
+    """Of a training on one node. On several, `gres` asks for as many on each of them."""
+    running = experiment(wildcards).running
+    if running.nodes > 1:
+        return 0
+    return 1 if running.gpus is None else running.gpus
+
+
+def on_nodes(value):
+    """A resource of trainings on several nodes alone: `value` is a function of the experiment's `running`."""
+
+    def resource(wildcards):
+        running = experiment(wildcards).running
+        return value(running) if running.nodes > 1 else None
+
+    return resource
 
 
 def rendered(wildcards):

@@ -15,7 +15,7 @@ rule render:
     params:
         facts=lambda wildcards: text(dataset(wildcards).procedural),
     shell:
-        "vidm data render {wildcards.dataset} --out {output:q} 2>&1 | tee -i {log:q}"
+        "vidm data render {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule extract:
@@ -38,7 +38,7 @@ rule extract:
             f"{input[0]} --rendered" if input else shlex.quote(dataset(wildcards).raw)
         ),
     shell:
-        "vidm data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee -i {log:q}"
+        "vidm data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule weights:
@@ -52,4 +52,4 @@ rule weights:
     conda:
         "../../environment.yml"
     shell:
-        "vidm weights fetch {wildcards.name} --out {output:q} 2>&1 | tee -i {log:q}"
+        "vidm weights fetch {wildcards.name} --out {output:q} 2>&1 | tee {log:q}"

@@ -29,4 +29,4 @@ rule evaluate:
         ),
     shell:
         "vidm evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
-        " --detector {input.detector:q} --out {output:q} 2>&1 | tee -i {log:q}"
+        " --detector {input.detector:q} --out {output:q} 2>&1 | tee {log:q}"

@@ -39,4 +39,4 @@ for name in FACTS.experiments:
             folder=lambda wildcards, output: os.path.dirname(output.samples),
         shell:
             "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
-            " --out {params.folder:q} 2>&1 | tee -i {log:q}"
+            " --out {params.folder:q} 2>&1 | tee {log:q}"

@@ -7,6 +7,7 @@ rule train_content:
     output:
         weights="models/{experiment}/content.safetensors",
         curve="models/{experiment}/content_loss.csv",
+        run="models/{experiment}/content_run.json",
     log:
         "logs/train_content/{experiment}.log",
     benchmark:
@@ -17,8 +18,15 @@ rule train_content:
         "../../environment.yml"
     threads: cores
     resources:
-        gpu=1,
+        gpu=gpus,
+        # Read by the SLURM executor: `mpi` leaves the starting of processes on all nodes to the shell command.
+        nodes=on_nodes(lambda running: running.nodes),
+        tasks=on_nodes(lambda running: running.nodes),
+        tasks_per_gpu=on_nodes(lambda running: 0),
+        gres=on_nodes(lambda running: None if running.gpus == 0 else f"gpu:{running.gpus or 1}"),
+        mpi=on_nodes(lambda running: "srun"),
     params:
+        launch=launch,
         facts=lambda wildcards: text(
             experiment(wildcards).content,
             seed=experiment(wildcards).seed,
@@ -26,8 +34,8 @@ rule train_content:
             model_version=FACTS.model_version,
         ),
     shell:
-        "vidm train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
-        " 2>&1 | tee -i {log:q}"
+        "{params.launch} train content {wildcards.experiment} --frames {input.frames:q} --out {output.weights:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule share:
@@ -35,9 +43,11 @@ rule share:
     input:
         weights=lambda wildcards: f"models/{other(wildcards)}/{wildcards.part}.safetensors",
         curve=lambda wildcards: f"models/{other(wildcards)}/{wildcards.part}_loss.csv",
+        run=lambda wildcards: f"models/{other(wildcards)}/{wildcards.part}_run.json",
     output:
         weights="models/{experiment}/{part}.safetensors",
         curve="models/{experiment}/{part}_loss.csv",
+        run="models/{experiment}/{part}_run.json",
     log:
         "logs/share_{part}/{experiment}.log",
     wildcard_constraints:
@@ -45,7 +55,8 @@ rule share:
     conda:
         "../../environment.yml"
     shell:
-        "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}) 2>&1 | tee -i {log:q}"
+        "(cp {input.weights:q} {output.weights:q} && cp {input.curve:q} {output.curve:q}"
+        " && cp {input.run:q} {output.run:q}) 2>&1 | tee {log:q}"
 
 
 rule train_motion:
@@ -55,6 +66,7 @@ rule train_motion:
     output:
         weights="models/{experiment}/motion.safetensors",
         curve="models/{experiment}/motion_loss.csv",
+        run="models/{experiment}/motion_run.json",
     log:
         "logs/train_motion/{experiment}.log",
     benchmark:
@@ -65,8 +77,15 @@ rule train_motion:
         "../../environment.yml"
     threads: cores
     resources:
-        gpu=1,
+        gpu=gpus,
+        # Read by the SLURM executor: `mpi` leaves the starting of processes on all nodes to the shell command.
+        nodes=on_nodes(lambda running: running.nodes),
+        tasks=on_nodes(lambda running: running.nodes),
+        tasks_per_gpu=on_nodes(lambda running: 0),
+        gres=on_nodes(lambda running: None if running.gpus == 0 else f"gpu:{running.gpus or 1}"),
+        mpi=on_nodes(lambda running: "srun"),
     params:
+        launch=launch,
         facts=lambda wildcards: text(
             experiment(wildcards).motion,
             seed=experiment(wildcards).seed,
@@ -78,8 +97,8 @@ rule train_motion:
             f"--spynet {shlex.quote(input.spynet)}" if "spynet" in input.keys() else ""
         ),
     shell:
-        "vidm train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
-        " --out {output.weights:q} 2>&1 | tee -i {log:q}"
+        "{params.launch} train motion {wildcards.experiment} --frames {input.frames:q} {params.spynet}"
+        " --out {output.weights:q} 2>&1 | tee {log:q}"
 
 
 ruleorder: train_content > train_motion > share
