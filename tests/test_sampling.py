@@ -35,6 +35,10 @@ def made(classes=0, variance="fixed-small", **switches):
     return Rollout(*networks, FACTS, torch.device("cpu"))
 
 
+def noises(videos, content_of=None):
+    return [VideoNoise(0, k, SIZE, 0.9, content_of) for k in videos]
+
+
 @pytest.fixture(scope="module")
 def rollout():
     return made()
@@ -56,7 +60,7 @@ def test_caches_change_nothing(form):
     """Algorithm 2 written out: everything again at every step of every frame, for each video alone."""
     rollout = made(**form)
     labels = [2, 1] if "classes" in form else None
-    fast = rollout.videos(0, range(2), 4, labels)
+    fast = rollout.videos(noises(range(2)), 4, labels)
     v = Diffusion(prediction="v", variance=form.get("variance", "fixed-small"))
     for k in range(2):
         noise, label = VideoNoise(0, k, SIZE, 0.9), [torch.tensor([labels[k]])] if labels else []
@@ -101,8 +105,8 @@ def test_noise_stays_standard_normal_with_the_stated_correlation(correlation):
 
 
 def test_batches_do_not_matter(rollout):
-    together = rollout.videos(0, range(4), 3)
-    alone = rollout.videos(0, range(2, 3), 3)[0]
+    together = rollout.videos(noises(range(4)), 3)
+    alone = rollout.videos(noises(range(2, 3)), 3)[0]
     assert np.abs(together[2].astype(int) - alone).max() <= 1
 
 

@@ -198,8 +198,11 @@ class Sampling(Facts):
     eta: Fraction = Field(1.0, description="of ddim alone: 0 deterministic, 1 as noisy as ddpm")
     clip: bool = Field(True, description="clip the predicted x0 to [-1, 1]")
     noise_correlation: Fraction = Field(0.0, description="of the initial noise between a video's frames; 0 = paper")
-    batch: Positive = 16
+    batch: Positive = Field(16, description="videos that pass the network at once")
+    group: Positive = Field(32, description="videos in flight, batch by batch; a killed run goes on at the next group")
+    shards: Positive = Field(1, description="jobs that the videos are spread over")
     precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = Field(False, description="torch.compile, with CUDA graphs on a GPU; its rounding differs")
 
 
 class Metrics(Facts):
