@@ -204,6 +204,12 @@ class Sampling(Facts):
     precision: Literal["fp32", "bf16"] = "bf16"
     compile: bool = Field(False, description="torch.compile, with CUDA graphs on a GPU; its rounding differs")
 
+    @model_validator(mode="after")
+    def _shards_have_videos(self) -> Sampling:
+        if self.shards > self.videos:
+            raise ValueError(f"shards: {self.shards} is more than videos = {self.videos}; nearest: {self.videos}")
+        return self
+
 
 class Metrics(Facts):
     # Said here, too, so that a misspelt one is found now and not after the training.

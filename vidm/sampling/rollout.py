@@ -40,7 +40,7 @@ class Batch:
 
 
 class Rollout:
-    """Two trained networks and how to sample them.
+    """Two trained networks and how to sample them; the content network only where frames are not given.
 
     `cache`: bytes for residual features, by default a quarter of the free memory. `beyond`: what frames beyond the
     trained grid mean (`conditions.positions`).
@@ -48,7 +48,7 @@ class Rollout:
 
     def __init__(
         self,
-        content: ContentNetwork,
+        content: ContentNetwork | None,
         motion: MotionNetwork,
         facts: Sampling,
         device: torch.device,
@@ -60,12 +60,14 @@ class Rollout:
         self.cache = free_memory(device) // 4 if cache is None else cache
         self.beyond, self.clock = beyond, clock or Clock()
         common = {"name": facts.sampler, "eta": facts.eta, "clip": facts.clip}
-        self.content_sampler = Sampler(content.facts.diffusion, steps=facts.content_steps, **common)
+        # A compiled network has CUDA graphs on a GPU: shapes are static but for the last batch.
+        options = {"mode": "reduce-overhead", "dynamic": False, "fullgraph": True}
+        build = partial(torch.compile, **options) if facts.compile else lambda predict: predict
+        if content is not None:
+            self.content_sampler = Sampler(content.facts.diffusion, steps=facts.content_steps, **common)
+            self.predict_content = build(content.forward)
         self.motion_sampler = Sampler(motion.facts.diffusion, steps=facts.steps, **common)
-        self.predict_content, self.predict_motion = content.forward, motion.predict
-        if facts.compile:  # with CUDA graphs on a GPU: shapes are static but for the last batch
-            build = partial(torch.compile, mode="reduce-overhead", dynamic=False, fullgraph=True)
-            self.predict_content, self.predict_motion = build(content.forward), build(motion.predict)
+        self.predict_motion = build(motion.predict)
         self.report = ""
 
     @torch.inference_mode()

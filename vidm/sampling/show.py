@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ def numbers(text: str) -> list[int]:
     """[0, 1, 2, 7] of "0-2,7". Raises InputError."""
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not bounds:
             raise InputError(f"--videos '{text}': is not a list such as 0-3,7")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
     return found
 
 
