@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -24,11 +24,12 @@ PARTS = {
 class Clock:
     """`with clock("unet"):` adds to that part. On a GPU it waits for it at each border, which alone costs time.
 
-    A clock that is off does nothing.
+    A clock without a device is off and does nothing. `now`: of whose seconds.
     """
 
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.device, self.seconds, self._open, self._since = device, Counter(), [], 0.0
+    def __init__(self, device: torch.device | None = None, now: Callable[[], float] = time.perf_counter) -> None:
+        self.device, self.now, self.seconds = device, now, Counter()
+        self._open, self._since = [], 0.0
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -46,7 +47,7 @@ class Clock:
     def _turn(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
+        now = self.now()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
