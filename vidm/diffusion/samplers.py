@@ -14,8 +14,9 @@ predict(x_t, t) takes x_t (B, C, H, W) and t (1,) int64, the step of training, a
 `prediction` names, with learned-range C more channels. `noise` is (B, 1 + sampler.draws, C, H, W): x_T first, then one
 draw for each step that needs one.
 
-A method has `timesteps` and `step(t, output, x, noise) -> x` at the next one. `begin()` gives the method for one chain:
-a multistep solver keeps the outputs of earlier steps, so that each batch in flight needs its own.
+A method has `timesteps` and `step(t, output, x, noise) -> x` at the next one, with t on the CPU. `begin(device)` gives
+the method for one chain: a multistep solver keeps the outputs of earlier steps, so that each batch in flight needs its
+own. On a GPU no step waits for it, but for unipc: its corrector solves a 2 x 2 system there.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ class Ancestral:
     def __init__(self, facts: Diffusion, timesteps: Tensor, clip: bool) -> None:
         self.schedule, self.variance, self.clip = respaced(Schedule(facts), timesteps.flip(0)), facts.variance, clip
         self.timesteps, self.draws = timesteps, len(timesteps)
+        # The network sees the step of training, the tables the step of the chain.
+        own = torch.arange(len(timesteps)).flip(0).split(1)
+        self.own = dict(zip(timesteps.tolist(), own, strict=True))
 
-    def begin(self) -> Ancestral:
+    def begin(self, device: torch.device) -> Ancestral:
+        _move(self, device)
         return self
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor) -> Tensor:
-        # The network sees the step of training, the tables the step of the chain.
-        own = torch.searchsorted(self.schedule.timesteps, t).view(1).to(x.device)
-        return p_sample(self.schedule, self.variance, output, x, own, noise, self.clip)
+        return p_sample(self.schedule, self.variance, output, x, self.own[int(t)], noise, self.clip)
 
 
 class Ddim:
@@ -63,8 +66,8 @@ class Ddim:
         self.scheduler.set_timesteps(steps)
         self.own = dict(zip(timesteps.tolist(), range(steps - 1, -1, -1), strict=True))
 
-    def begin(self) -> Ddim:
-        return self
+    def begin(self, device: torch.device) -> Ddim:
+        return self  # its coefficients are numbers to a GPU
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
         prediction, _ = split_output(self.variance, output, x.shape[1])  # DDIM has its own variance
@@ -88,16 +91,25 @@ class Multistep:
         sigmas = self.schedule.snr[timesteps].rsqrt()
         self.scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)]).float()
         self.scheduler.set_begin_index(0)
+        self.own = dict(zip(timesteps.tolist(), timesteps.split(1), strict=True))
 
-    def begin(self) -> Multistep:
+    def begin(self, device: torch.device) -> Multistep:
+        _move(self, device)
         own = copy.copy(self)
         own.scheduler = copy.deepcopy(self.scheduler)
         return own
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
         prediction, _ = split_output(self.variance, output, x.shape[1])
-        x_0 = predict_xstart(self.schedule, x, t.view(1).to(x.device), prediction)
+        x_0 = predict_xstart(self.schedule, x, self.own[int(t)], prediction)
         return self.scheduler.step(x_0.clamp(-1, 1) if self.clip else x_0, t, x).prev_sample
+
+
+def _move(method: Ancestral | Multistep, device: torch.device) -> None:
+    """Its tables to the device, once, so that no step has to bring them there."""
+    if next(iter(method.own.values())).device != device:
+        method.schedule = method.schedule.to(device)
+        method.own = {t: place.to(device) for t, place in method.own.items()}
 
 
 def ddpm(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ancestral:
@@ -124,7 +136,7 @@ class Chain:
     """One batch on its way from noise to x_0. `x` (B, C, H, W) is where it is."""
 
     def __init__(self, sampler: Sampler, noise: Tensor) -> None:
-        self.method, self.noise, self.x, self.done = sampler.method.begin(), noise, noise[:, 0], 0
+        self.method, self.noise, self.x, self.done = sampler.method.begin(noise.device), noise, noise[:, 0], 0
 
     def step(self, output: Tensor) -> None:
         """One step on, with what the network says at the chain's present timestep."""

@@ -53,6 +53,14 @@ class Schedule:
         betas = {"linear": linear_betas, "cosine": cosine_betas}[facts.schedule](facts.steps)
         self._tabulate(betas, torch.arange(facts.steps))
 
+    def to(self, device: torch.device) -> Schedule:
+        """The same with its tables on a device: `at` then copies nothing to it, which would make the host wait."""
+        new = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(new, name, value.to(device))
+        return new
+
     def _tabulate(self, betas: Tensor, timesteps: Tensor) -> None:
         self.steps, self.timesteps, self.betas = len(betas), timesteps, betas
         self.alpha_bar = torch.cumprod(1 - betas, dim=0)
