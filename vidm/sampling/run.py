@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def _make(p: Plan, rollout: Rollout, kept: Kept, missing: list[range], clock: Cl
 
 def _write_group(p: Plan, path: Path, group: range, clips: np.ndarray, labels: list[int] | None) -> None:
     names = list(p.classes)
-    with _disk(path), StoreWriter(path, p.size, p.size, p.settings, origin="generated") as store:
+    with _said_if_full(path), StoreWriter(path, p.size, p.size, p.settings, origin="generated") as store:
         for i, (k, clip) in enumerate(zip(group, clips, strict=True)):
             named = {"cls": names[labels[i]]} if labels else {}
             store.add(clip, fps=SHEET_FPS, split="generated", source=f"seed {p.seed} video {k}", **named)
@@ -102,25 +104,19 @@ def _write_group(p: Plan, path: Path, group: range, clips: np.ndarray, labels: l
 
 def _write(target: Path, size: int, about: dict[str, Any], parts: list[Path]) -> None:
     """One store of several, with what the report says about them."""
-    with _disk(target), StoreWriter(target, size, size, about["sampling"], origin="generated") as store:
+    with _said_if_full(target), StoreWriter(target, size, size, about["sampling"], origin="generated") as store:
         store.attributes |= {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
         groups.copy_clips(parts, store)
 
 
-class _disk:
-    """A full disk is said in one line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind, error, _) -> None:
-        if isinstance(error, OSError):
-            reason = " ".join(str(error).split())[:120]
-            raise InputError(
-                f"{self.path}: can't be written ({reason}); make room, then the same command goes on"
-            ) from None
+@contextmanager
+def _said_if_full(path: Path) -> Iterator[None]:
+    """A disk that is full is one line, not a traceback."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: can't be written ({reason}); make room, then the same command goes on") from None
 
 
 def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs: Path = RUNS) -> None:
