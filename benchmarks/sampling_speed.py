@@ -34,7 +34,7 @@ from vidm.sampling.rollout import Batch, Rollout, as_bytes
 
 NETWORK = config.Network(channels=64, multipliers=(1, 1, 2, 2), blocks=2, attention=(16,), head_channels=64)
 SIZE, FRAMES, BATCH, STEPS = 64, 16, 4, 100
-IN_FLIGHT = 32  # videos, the default `group`: its batches share coordinate tables
+IN_FLIGHT = 8  # videos, of which two batches share coordinate tables
 
 
 def network() -> MotionNetwork:
@@ -147,6 +147,8 @@ def speed(arguments) -> None:
         f"{BATCH} videos, of {IN_FLIGHT} in flight, {FRAMES} frames, {SIZE} pixels, {torch.get_num_threads()} thread"
     )
     print(f"{about}; CPU s from the median of {arguments.repeats} interleaved measurements")
+    kept = exact.residuals.bytes / 2 * STEPS * IN_FLIGHT / BATCH  # two steps were measured
+    print(f"residual features of all {STEPS} steps and videos in flight: {kept / 1e9:.1f} GB")
     for name, what in (
         ("naive", f"{STEPS} ancestral steps, fp32, everything again"),
         ("exact", f"{STEPS} ancestral steps, fp32"),
