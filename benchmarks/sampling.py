@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from vidm.metrics import protocol as protocols
 from vidm.metrics.features import Extractor, distance, motion
 from vidm.metrics.i3d import load_i3d
 from vidm.models import trained
-from vidm.sampling.noise import VideoNoise
+from vidm.sampling.noise import VideoNoise, stacked
 from vidm.sampling.rollout import Rollout, as_images
 
 NOTES = Path("benchmarks/results/sampling.json")
@@ -92,17 +92,14 @@ class Judge:
         return {"fvd": float(value), "motion": float(np.mean([motion(c) for c in clips]))}
 
 
-class Forced:
-    """How far a sampler ends from the probability flow's own end: frame 8 of real clips from their frames 0 and 7.
+class Flow:
+    """How far a sampler ends from the probability flow's own end, for the same noise.
 
     Root mean square in grey levels against UniPC with LIMIT steps. Only for samplers without noise of their own.
     """
 
-    def __init__(self, parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> None:
-        self.motion, self.e, self.n = parts[1], e, n
-        self.first, self.previous = (as_images(clips[:, k], torch.device("cpu")) for k in (0, n - 1))
-        noise = [VideoNoise(0, k, self.motion.size, 0.0).motion(n, 0) for k in range(len(clips))]
-        self.noise = torch.from_numpy(np.stack(noise))
+    def __init__(self, predict, diffusion: config.Diffusion, clip: bool, noise: torch.Tensor) -> None:
+        self.predict, self.diffusion, self.clip, self.noise = predict, diffusion, clip, noise
 
     @cached_property
     def end(self) -> torch.Tensor:
@@ -110,16 +107,29 @@ class Forced:
 
     @torch.inference_mode()
     def sampled(self, name: str, steps: int) -> torch.Tensor:
-        network, where = self.motion, torch.tensor([self.n])
-        z = network.motion_code(self.first, self.previous)
-
-        def predict(x_t, t):
-            return network.predict(x_t, t, where, z, network.residual_of(self.first, t, where))
-
-        return Sampler(network.facts.diffusion, name, steps, 0.0, self.e.sampling.clip)(predict, self.noise)
+        return Sampler(self.diffusion, name, steps, 0.0, self.clip)(self.predict, self.noise)
 
     def __call__(self, name: str, steps: int) -> float:
         return float((self.sampled(name, steps) - self.end).square().mean().sqrt() * 127.5)
+
+
+@torch.inference_mode()
+def flows(parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> dict[str, Flow]:
+    """Of frame 0, and of frame n of real clips from their frames 0 and n-1."""
+    content, network = parts
+    noises = [VideoNoise(0, k, network.size, 0.0) for k in range(len(clips))]
+    first, previous = (as_images(clips[:, k], torch.device("cpu")) for k in (0, n - 1))
+    where, z = torch.tensor([n]), network.motion_code(first, previous)
+
+    def motion_of(x_t, t):
+        return network.predict(x_t, t, where, z, network.residual_of(first, t, where))
+
+    noise = {
+        "content": stacked([v.content(0) for v in noises], torch.device("cpu")),
+        "motion": stacked([v.motion(n, 0) for v in noises], torch.device("cpu")),
+    }
+    calls = {"content": (content, content.facts), "motion": (motion_of, network.facts)}
+    return {part: Flow(f, facts.diffusion, e.sampling.clip, noise[part]) for part, (f, facts) in calls.items()}
 
 
 def networks(name: str):
@@ -157,14 +167,18 @@ def quality(arguments) -> None:
     e, n = config.load().experiment(arguments.experiment), arguments.videos
     parts, notes, judge = networks(e.name), Notes(), Judge(e)
     test = judge.clips("test", n)
-    forced = Forced(parts, e, test[:4])
-    print("| sampler | steps | distance to the flow's end, grey levels |\n| --- | --- | --- |")
-    for name in ("ddim", "dpm-solver++", "unipc"):
-        for steps in (4, 6, 8, 12, 16):
-            error = notes.once(f"{e.name} forced {name} {steps}", lambda name=name, steps=steps: forced(name, steps))
-            print(f"| {name} | {steps} | {error:.2f} |", flush=True)
+    print("distance to the flow's end, grey levels\n")
+    for part, flow in flows(parts, e, test[:4]).items():
+        print(f"| {part}: steps | ddim | dpm-solver++ | unipc |\n| --- | --- | --- | --- |")
+        for steps in (4, 6, 8, 12, 16, 24):
+            row = []
+            for name in ("ddim", "dpm-solver++", "unipc"):
+                make = partial(flow, name, steps)
+                row.append(f"{notes.once(f'{e.name} flow {part} {name} {steps}', make):.2f}")
+            print(f"| {steps} | {' | '.join(row)} |", flush=True)
+        print()
     base = notes.once(f"{e.name} floor {n}", lambda: judge(test))
-    print(f"\nN = {n} against {REAL}, seed 0; floor (test clips): FVD {base['fvd']:.0f}, motion {base['motion']:.2f}\n")
+    print(f"N = {n} against {REAL}, seed 0; floor (test clips): FVD {base['fvd']:.0f}, motion {base['motion']:.2f}\n")
     print("| sampler, steps | FVD | motion | CPU s a video |\n| --- | --- | --- | --- |")
     points = {}
     for sampler, eta, steps in SETTINGS[: arguments.settings]:
