@@ -59,7 +59,7 @@ def test_every_rule_of_the_workflow_calls_a_command_as_it_is():
     """What the rules type is parsed by the commands: an option that is not there stops a run after hours."""
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     shells = re.findall(r'shell:\s+((?:"[^"]*"\s*)+)', text)
-    assert len(shells) == 8
+    assert len(shells) == 10
     for shell in shells:
         if shell.startswith('"(cp '):
             continue
@@ -104,6 +104,12 @@ BAD = [
     (["train", "content", "sky", "--frames", "{tmp}/none.h5", "--out", "{tmp}/o"], "none.h5"),
     (["train", "motion", "sky", "--frames", "{tmp}/text.h5", "--out", "{tmp}/o"], "text.h5"),
     (["sample", "sky", "--content", "{tmp}/c", "--motion", "{tmp}/m", "--out", "{tmp}/o"], "{tmp}/c"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--shard", "2-4"], "--shard '2-4': is not K/N"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--first", "{tmp}"], "{tmp}: no image in it"),
+    (["gather", "sky", "{tmp}/text.h5", "--out", "{tmp}/o"], "text.h5: not a file of vidm sample"),
+    (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png"], "text.h5"),
+    (["export", "{tmp}/text.h5", "--out", "{tmp}/o.avi"], "o.avi: ends in none of .mp4"),
+    (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png", "--videos", "0-"], "--videos '0-'"),
     (["fvd", "{tmp}/none.npy", "{tmp}/none.npy"], "none.npy"),
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "styleganw"], "styleganv"),
     (["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out", "{tmp}/o"], "s.h5"),

@@ -22,7 +22,7 @@ from vidm.diffusion.gaussian import (
     target,
 )
 from vidm.diffusion.losses import charbonnier, loss_weights, training_loss
-from vidm.diffusion.samplers import Sampler
+from vidm.diffusion.samplers import METHODS, Ddim, Sampler
 from vidm.diffusion.schedule import Schedule, at, respaced, space_timesteps
 
 OFFICIAL = Diffusion(loss="mse", variance="learned-range", weighting="p2")
@@ -295,15 +295,16 @@ def test_weights_are_per_item(loss, weighting):
 @pytest.mark.parametrize("chain, visited", [("full", (0, 500, 999)), ("ddim25", (0, 480, 960))])
 @pytest.mark.parametrize("eta", [0, 1])
 def test_one_ddim_step_is_the_official_one(q, chain, visited, eta):
-    steps = 1000 if chain == "full" else 25
-    method = Sampler(OFFICIAL, "ddim", steps=steps, eta=float(eta), clip=True).method
+    steps = torch.tensor(space_timesteps(1000, "1000" if chain == "full" else chain))
+    method = Ddim(OFFICIAL, steps.flip(0), eta=float(eta), clip=True)
     for i, t in enumerate(visited):
         output, x_t, noise = (q[name][i : i + 1] for name in ("model_out", "x_t", "ddim_noise"))
         ours = method.step(torch.tensor(t), output, x_t, noise)
         assert_close(ours[0], q[f"ddim_{chain}_eta{eta}"][i], rtol=0, atol=1e-4)
 
 
-SPACINGS = [("ddpm", 100, 990, 0), ("ddpm", 30, 957, 0), ("ddim", 100, 999, 9)]
+SPACINGS = [("ddpm", 100, 990, 0), ("ddpm", 30, 957, 0), ("ddim", 100, 999, 9), ("ddim", 30, 999, 32)]
+SPACINGS += [("dpm-solver++", 20, 999, 0), ("unipc", 990, 999, 0)]
 
 
 @pytest.mark.parametrize("name, steps, first, last", SPACINGS)
@@ -311,11 +312,12 @@ def test_spacing(name, steps, first, last):
     sampler = Sampler(Diffusion(), name, steps=steps, eta=0.0, clip=True)
     assert (len(sampler.timesteps), sampler.timesteps[0], sampler.timesteps[-1]) == (steps, first, last)
     assert sampler.draws == (steps if name == "ddpm" else 0)
+    assert (sampler.timesteps.diff() < 0).all()
     if (name, steps) == ("ddpm", 100):
         assert sampler.timesteps.tolist() == space_timesteps(1000, "ddim100")[::-1]
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("steps", [0, 11])
 def test_impossible_samplers_are_one_clear_line(name, steps):
     with pytest.raises(ValueError, match=f"^steps: {steps} is not within 1..10"):
@@ -414,6 +416,86 @@ def test_ddim_solves_a_gaussian_exactly(prediction):
         errors[steps] = (x_0 - (MU + S * noise[:, 0])).abs().max().item()
     assert errors[200] < 0.02
     assert errors[200] < errors[20] / 5  # first order
+
+
+WEIGHTS, MEANS, SPREADS = torch.tensor([[0.3, 0.7], [-0.6, 0.5], [0.15, 0.25]], dtype=torch.float64)
+
+
+def mixture_cdf(x, a):
+    """P(x_t <= x) of a mixture of two Gaussians, at abar_t = a."""
+    spread = (a * SPREADS**2 + 1 - a).sqrt()
+    return (WEIGHTS * Normal(0, 1).cdf((x[..., None] - a**0.5 * MEANS) / spread)).sum(-1)
+
+
+def mixture_network(facts):
+    """The exact network for it, with learned-range a second channel of anything."""
+    abar = Schedule(facts).alpha_bar
+
+    def predict(x_t, t):
+        a, x = abar[t].item(), x_t.double()
+        spread, distance = a * SPREADS**2 + 1 - a, x[..., None] - a**0.5 * MEANS
+        share = (WEIGHTS.log() - distance**2 / spread / 2 - spread.log() / 2).softmax(-1)
+        x_0 = (share * (MEANS + a**0.5 * SPREADS**2 / spread * distance)).sum(-1)
+        eps = (x - a**0.5 * x_0) / (1 - a) ** 0.5
+        output = (eps if facts.prediction == "eps" else a**0.5 * eps - (1 - a) ** 0.5 * x_0).float()
+        return output if facts.variance == "fixed-small" else torch.cat([output, torch.ones_like(output)], dim=1)
+
+    return predict
+
+
+@pytest.mark.parametrize("prediction, variance", [("eps", "learned-range"), ("v", "fixed-small")])
+@pytest.mark.parametrize("name, order", [("ddim", 1), ("dpm-solver++", 2), ("unipc", 3)])
+def test_orders_of_convergence_to_an_exact_solution(name, order, prediction, variance):
+    """In one dimension the probability flow keeps quantiles: x_0 = F_0^-1(F_T(x_T)) for a mixture, by bisection."""
+    facts = Diffusion(prediction=prediction, variance=variance)
+    noise = torch.linspace(-1.6, 1.6, 41).view(41, 1, 1, 1, 1)
+    quantile = mixture_cdf(noise[:, 0].double(), Schedule(facts).alpha_bar[-1])
+    low = torch.full_like(quantile, -2)
+    high = -low
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = mixture_cdf(middle, torch.ones(())) < quantile
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    errors = [
+        (Sampler(facts, name, steps, 0.0, clip=False)(mixture_network(facts), noise) - low).abs().mean().item()
+        for steps in (10, 40)
+    ]
+    assert order - 0.1 < math.log(errors[0] / errors[1], 4) < order + 0.6
+    assert errors[1] < {1: 0.03, 2: 0.002, 3: 4e-4}[order]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_chains_side_by_side_are_those_alone(name):
+    facts, noise = Diffusion(prediction="v"), normals(2, 2, 6, 3, 4, 4)
+    sampler, predict = Sampler(facts, name, steps=5, eta=0.0, clip=True), network(3)
+    chains = [sampler.start(x) for x in noise]
+    for t in sampler.timesteps.split(1):
+        for chain in chains:
+            chain.step(predict(chain.x, t))
+    for chain, x in zip(chains, noise, strict=True):
+        assert torch.equal(chain.clean, sampler(predict, x))
+        assert torch.equal(sampler(predict, x), sampler(predict, x))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_clipping_is_of_the_predicted_clean_frame(name):
+    """A network that always says x_0 = 3: with clipping the end is 1, without it 3 before the last clamp."""
+    facts = Diffusion(prediction="v")
+
+    def predict(x_t, t):
+        signal, noise = Schedule(facts).signal_and_noise(t)
+        return (signal * x_t - 3) / noise
+
+    ends = []
+    for clip in (True, False):
+        sampler = Sampler(facts, name, steps=4, eta=0.0, clip=clip)
+        chain = sampler.start(normals(1, 5, 3, 4, 4))
+        for t in sampler.timesteps.split(1):
+            chain.step(predict(chain.x, t))
+        ends.append(chain.x)
+        assert torch.equal(chain.clean, torch.ones(1, 3, 4, 4))
+    assert_close(ends[0], torch.ones(1, 3, 4, 4), rtol=0, atol=0.05)
+    assert_close(ends[1], torch.full((1, 3, 4, 4), 3.0), rtol=0, atol=0.05)
 
 
 def sampled_moments(facts, steps, chain=None):

@@ -1,18 +1,23 @@
-"""The rollout against a naive loop, noise by address, and what `vidm sample` leaves behind."""
+"""The rollout against a naive loop, what is kept and for how long, and noise by address."""
+
+import math
+import re
+import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from test_models import FRAMES, SIZE, SMALL, awake
 from torch.testing import assert_close
 
-from vidm.config import Content, Diffusion, Experiment, Motion, Sampling
-from vidm.data.store import FrameStore, StoreWriter
+from vidm.config import Content, Diffusion, Motion, Sampling
 from vidm.diffusion.samplers import Sampler
-from vidm.errors import InputError
+from vidm.machine import control_group_memory
 from vidm.models import trained
-from vidm.sampling import export
+from vidm.models.posgn import PosGN, Tables, Where
+from vidm.sampling.clock import Clock
+from vidm.sampling.conditions import positions
 from vidm.sampling.noise import VideoNoise, label_of
 from vidm.sampling.rollout import Rollout
 
@@ -24,7 +29,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # runs/ is made in it
 
 
-def made(classes=0, variance="fixed-small", **switches):
+def made(classes=0, variance="fixed-small", facts=FACTS, cache=None, beyond=None, **switches):
     torch.manual_seed(0)
     v = Diffusion(prediction="v", variance=variance)
     content_facts, motion_facts = Content(network=SMALL, diffusion=v), Motion(network=SMALL, diffusion=v, **switches)
@@ -32,7 +37,11 @@ def made(classes=0, variance="fixed-small", **switches):
         awake(trained.build(part, facts, SIZE, FRAMES, classes))
         for part, facts in (("content", content_facts), ("motion", motion_facts))
     ]
-    return Rollout(*networks, FACTS, torch.device("cpu"))
+    return Rollout(*networks, facts, torch.device("cpu"), cache, beyond)
+
+
+def noises(videos, content_of=None):
+    return [VideoNoise(0, k, SIZE, 0.9, content_of) for k in videos]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,11 @@ def test_caches_change_nothing(form):
     """Algorithm 2 written out: everything again at every step of every frame, for each video alone."""
     rollout = made(**form)
     labels = [2, 1] if "classes" in form else None
-    fast = rollout.videos(0, range(2), 4, labels)
+    fast = rollout.videos(noises(range(2)), 4, labels)
+    # Two batches that share tables, with features made again each time, and kept.
+    for cache in (0, rollout.cache):
+        again = made(facts=FACTS.model_copy(update={"batch": 1}), cache=cache, **form)
+        assert np.abs(again.videos(noises(range(2)), 4, labels).astype(int) - fast).max() <= 1
     v = Diffusion(prediction="v", variance=form.get("variance", "fixed-small"))
     for k in range(2):
         noise, label = VideoNoise(0, k, SIZE, 0.9), [torch.tensor([labels[k]])] if labels else []
@@ -77,6 +90,120 @@ def test_caches_change_nothing(form):
         assert slow.std() > 5
 
 
+@pytest.mark.parametrize(
+    "form, cache, spynet, encoder",
+    [({}, None, 3, 3 * 2), ({}, 0, 3, 3 * 3 * 2), ({"residual": "features-n"}, None, 3, 3 * 3 * 2)],
+)
+def test_each_part_runs_no_more_often_than_its_inputs_change(form, cache, spynet, encoder):
+    """Frames 1 to 3, three steps each, two batches of one video."""
+    rollout = made(facts=FACTS.model_copy(update={"batch": 1}), cache=cache, **form)
+    calls = Counter()
+    network = rollout.motion
+    norms = [m for m in network.unet.modules() if isinstance(m, PosGN)]
+    for name, module in (("spynet", network.spynet), ("encoder", network.residual), ("unet", network.unet)):
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    for norm in norms:
+        norm.first.register_forward_hook(lambda *_: calls.update(["first"]))
+        norm.third.register_forward_hook(lambda *_: calls.update(["coordinates"]))
+    rollout.videos(noises(range(2)), 4)
+    assert calls == {"spynet": 2 * spynet, "encoder": encoder, "unet": 2 * 9, "coordinates": 9 * len(norms)}
+
+
+def test_a_budget_keeps_what_fits_and_says_so():
+    rollout = made(cache=10**9)
+    rollout.videos(noises(range(2)), 3)
+    share, size = re.search(r"(\d of \d) kept, ([\d.]+ GB) within 1.00 GB", rollout.report).groups()
+    assert share == "3 of 3" and size == "0.00 GB"
+    one = sum(r.nbytes for r in rollout.motion.residual_of(torch.zeros(2, 3, SIZE, SIZE), *torch.zeros(2, 1)))
+    rollout = made(cache=2 * one)
+    rollout.videos(noises(range(2)), 3)
+    assert "2 of 3 kept" in rollout.report
+
+
+def test_a_table_is_the_norm_without_it():
+    """And it is of one place: another size gets its own."""
+    norm, tables = PosGN(32, 8, 1000, 16, classes=3), Tables()
+    torch.nn.init.normal_(norm.label.weight)
+    t, n, label = torch.tensor([500]), torch.tensor([3]), torch.tensor([2, 1])
+    for side in (4, 6):
+        x = torch.randn(2, 32, side, side)
+        for _ in range(2):
+            assert_close(norm(x, Where(t, n, label, tables)), norm(x, (t, n, label)), rtol=0, atol=1e-6)
+    assert len(tables.made) == 2
+
+
+def test_frames_beyond_the_grid_are_a_choice():
+    assert positions(4, 4, None) == [0, 1, 2, 3]
+    assert positions(3, 4, "stretch") == [0, 1, 2]
+    assert positions(7, 4, "clamp") == [0, 1, 2, 3, 3, 3, 3]
+    assert positions(7, 4, "stretch") == [0, 0.5, 1, 1.5, 2, 2.5, 3]
+    with pytest.raises(ValueError, match="clamp or stretch"):
+        positions(7, 4, None)
+    ends = [made(beyond=beyond).videos(noises(range(1)), FRAMES + 2)[0] for beyond in ("clamp", "stretch")]
+    assert np.array_equal(ends[0][0], ends[1][0])
+    assert not np.array_equal(ends[0][-1], ends[1][-1])
+
+
+def test_one_content_several_motions(rollout):
+    one, other, alone = rollout.videos([*noises([4]), *noises([5], content_of=4), *noises([5])], 3)
+    assert np.array_equal(one[0], other[0]) and not np.array_equal(one[0], alone[0])
+    assert not np.array_equal(one[1], other[1])
+
+
+def test_given_frames_go_on_as_generated_ones_do(rollout):
+    """What a video goes on with are grey levels, where the rollout has floats: near, not equal."""
+    whole = rollout.videos(noises(range(2)), 4)
+    for given in (1, 3):
+        more = rollout.videos(noises(range(2)), 4, given=whole[:, :given])
+        assert np.array_equal(more[:, :given], whole[:, :given])
+        assert np.abs(more[:, given:].astype(int) - whole[:, given:]).mean() < 1
+    assert np.abs(whole[0].astype(int) - whole[1]).mean() > 10
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm-solver++", "unipc"])
+def test_every_sampler_makes_the_same_videos_alone_and_together(sampler):
+    facts = FACTS.model_copy(update={"sampler": sampler, "batch": 1})
+    together = made(facts=facts).videos(noises(range(2)), 3)
+    alone = made(facts=facts).videos(noises(range(1, 2)), 3)
+    assert np.array_equal(together[1], alone[0])
+    assert together.std() > 5
+
+
+def test_networks_compile_as_one_graph():
+    """What `compile: true` asks for, without the compiler behind it: no break, the same numbers."""
+    motion = made().motion
+    compiled = torch.compile(motion.predict, backend="eager", fullgraph=True, dynamic=False)
+    x, z, one = torch.randn(2, 3, SIZE, SIZE), torch.randn(2, 2, SIZE, SIZE), torch.ones(1)
+    with torch.inference_mode():
+        r = motion.residual_of(x, one, one)
+        assert_close(compiled(x, one, one, z, r), motion.predict(x, one, one, z, r), rtol=0, atol=1e-5)
+
+
+def test_the_clock_counts_every_part_once():
+    clock = Clock(torch.device("cpu"))
+    began = time.perf_counter()
+    with clock("unet"):
+        time.sleep(0.05)
+        with clock("coordinates"):
+            time.sleep(0.1)
+    whole = time.perf_counter() - began
+    assert 0.04 < clock.seconds["unet"] < 0.1 <= clock.seconds["coordinates"]
+    assert sum(clock.seconds.values()) == pytest.approx(whole, abs=0.01)
+    assert re.search(r"coordinates +0\.1. s .*\nscheduler", clock.table(whole))
+
+
+def test_memory_of_a_control_group(tmp_path):
+    job = tmp_path / "top" / "slurm" / "job_1"
+    job.mkdir(parents=True)
+    (tmp_path / "process").write_text("0::/slurm/job_1\n", encoding="utf-8")
+    assert control_group_memory(tmp_path / "process", tmp_path / "top") == math.inf
+    for folder, limit in ((job, "max"), (job.parent, "1000")):
+        (folder / "memory.max").write_text(f"{limit}\n", encoding="utf-8")
+        (folder / "memory.current").write_text("700\n", encoding="utf-8")
+        (folder / "memory.stat").write_text("anon 400\ninactive_file 200\n", encoding="utf-8")
+    assert control_group_memory(tmp_path / "process", tmp_path / "top") == 500  # the file cache is given back
+
+
 def test_noise_depends_on_its_address_alone():
     a, b = VideoNoise(3, 5, 8, 0.9), VideoNoise(3, 5, 8, 0.9)
     late = b.motion(7, 2)
@@ -89,6 +216,8 @@ def test_noise_depends_on_its_address_alone():
     ]
     assert not any(np.array_equal(late[1:], other[1:]) for other in others)
     streams = [VideoNoise(s, v, 8, 0.0).motion(n, 0) for s in (0, 1) for v in (0, 1) for n in (0, 1)]
+    shared = VideoNoise(3, 6, 8, 0.9, content_of=5)
+    assert np.array_equal(a.content(1), shared.content(1)) and not np.array_equal(a.motion(7, 2), shared.motion(7, 2))
     assert len({x.tobytes() for x in streams}) == 8  # zeros in an address collide with nothing
 
 
@@ -101,48 +230,9 @@ def test_noise_stays_standard_normal_with_the_stated_correlation(correlation):
 
 
 def test_batches_do_not_matter(rollout):
-    together = rollout.videos(0, range(4), 3)
-    alone = rollout.videos(0, range(2, 3), 3)[0]
+    together = rollout.videos(noises(range(4)), 3)
+    alone = rollout.videos(noises(range(2, 3)), 3)[0]
     assert np.abs(together[2].astype(int) - alone).max() <= 1
-
-
-def test_pictures(tmp_path):
-    videos = np.random.default_rng(0).integers(256, size=(3, 5, 16, 16, 3), dtype=np.uint8)
-    export.contact_sheet(tmp_path / "sheet.png", videos, every=2, side=32)
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    assert sheet.shape[1] == 3 * 34 + 2  # frames 0, 2 and 4
-    cell = sheet[18 + 2 : 18 + 34, 2:34]
-    assert_close(torch.tensor(cell), torch.tensor(export.enlarged(videos[0, :1], 32)[0]))
-
-
-def test_a_moving_preview(tmp_path):
-    videos = np.zeros((3, 5, 16, 16, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None] * 50
-    export.preview(tmp_path / "p.webp", videos, fps=8, columns=2, side=32)
-    with Image.open(tmp_path / "p.webp") as picture:
-        assert (picture.n_frames, picture.size) == (5, (66, 66))
-        picture.seek(4)
-        assert abs(np.asarray(picture.convert("RGB"))[10, 10].astype(int) - 200).max() < 8
-
-
-def test_the_command(params, store, tmp_path):
-    from vidm.sampling.run import sample
-    from vidm.training import content, motion
-
-    content.train(params, "dots", store, tmp_path / "c.safetensors")
-    motion.train(params, "dots", store, tmp_path / "m.safetensors")
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "video_007.mp4").touch()  # of an earlier run with a longer sheet
-    for name in ("a", "b"):
-        sample(params, "dots", tmp_path / "c.safetensors", tmp_path / "m.safetensors", tmp_path / name)
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {
-        "samples.h5",
-        "video_000.mp4",
-        "contact_sheet.png",
-        "preview.webp",
-    }
-    with FrameStore(tmp_path / "a" / "samples.h5") as a, FrameStore(tmp_path / "b" / "samples.h5") as b:
-        assert a.sha256 == b.sha256
-        assert (len(a), a.length(0), a.origin) == (2, 4, "generated")
 
 
 def test_labels_are_drawn_as_often_as_the_clips_have_them():
@@ -150,29 +240,3 @@ def test_labels_are_drawn_as_often_as_the_clips_have_them():
     assert labels == [label_of(0, k, [30, 0, 10]) for k in range(2000)]
     assert labels.count(1) == 0
     assert labels.count(0) / 2000 == pytest.approx(0.75, abs=0.03)
-
-
-def test_classes_and_the_official_loss_from_training_to_samples(params, store, tmp_path):
-    """The clips' classes reach both networks and come back with the samples; learned variance on the way."""
-    from vidm.sampling.run import sample
-    from vidm.training import content, motion
-
-    classed = tmp_path / "classed.h5"
-    with FrameStore(store) as plain, StoreWriter(classed, 16, 16, {}, origin="raw") as writer:
-        for i in range(len(plain)):
-            writer.add(plain.read(i), fps=25, split="train", source=str(i), cls="ab"[i % 2])
-    official = {"loss": "mse", "variance": "learned-range", "weighting": "p2"}
-    e = params.experiment("dots")
-    facts = e.model_dump() | {"class_conditioning": True}
-    facts["motion"] |= {"residual": "features-n", "spynet_range": "signed", "diffusion": official}
-    params = params.model_copy(update={"experiments": {"dots": Experiment.model_validate(facts)}})
-
-    with pytest.raises(InputError, match="have 1 class"):
-        content.train(params, "dots", store, tmp_path / "c.safetensors")
-    content.train(params, "dots", classed, tmp_path / "c.safetensors")
-    motion.train(params, "dots", classed, tmp_path / "m.safetensors")
-    _, notes = trained.load(tmp_path / "m.safetensors", "motion", torch.device("cpu"))
-    assert notes["classes"] == {"a": 2, "b": 2}
-    sample(params, "dots", tmp_path / "c.safetensors", tmp_path / "m.safetensors", tmp_path / "s")
-    with FrameStore(tmp_path / "s" / "samples.h5") as made:
-        assert made.classes == ["ab"[label_of(0, k, [2, 2])] for k in range(2)]

@@ -51,7 +51,7 @@ def test_snakefmt_is_clean():
 def test_every_rule_logs_and_the_costly_ones_are_timed():
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = re.split(r"^ *rule\b", text, flags=re.MULTILINE)[1:]
-    assert len(rules) == 8
+    assert len(rules) == 10
     for rule in rules:
         assert "log:" in rule and "conda:" in rule
         assert ("benchmark:" in rule) is not rule.startswith((" weights", " share"))
@@ -122,6 +122,19 @@ def test_an_experiment_takes_anothers_networks(project):
         assert f"vidm train {own} {theirs} " in said
         assert f"cp models/{theirs}/{own}.safetensors models/sky-only-correlation/{own}.safetensors" in said
     assert "vidm train content sky-paper" not in said
+
+
+def test_shards_are_jobs_of_their_own_and_then_gathered(tmp_path):
+    project = copy(tmp_path / "shards")
+    project.replace("params.yaml", "sampling: {videos: 4, ", "sampling: {videos: 4, shards: 2, ")
+    assert project.planned(TARGET) == WHOLE | {"shard_smoke"}
+    said = project.ok("snakemake", "--dry-run", "--cores", "1", TARGET)
+    files = [f"results/smoke/shards/4-by-2/shard_{k}_of_2.h5" for k in (1, 2)]
+    assert "--shard 1/2 --out results/smoke/shards/4-by-2" in said and "--shard 2/2 " in said
+    assert f"vidm gather smoke {' '.join(files)} --out results/smoke/samples" in said
+    project.replace("params.yaml", "shards: 2, ", "shards: 5, ")
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
+    assert "sampling.shards: 5 is more than videos = 4; nearest: 4" in ended.stdout
 
 
 def test_own_videos_and_what_makes_their_extraction_run_again(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -147,6 +148,11 @@ Runs = Annotated[Path, typer.Option(help="folder of checkpoints; the same comman
 RUNS = Path("runs")
 
 
+class TimeGrid(StrEnum):
+    clamp = "clamp"
+    stretch = "stretch"
+
+
 @train_app.command(
     epilog="Example: vidm train content sky --frames data/frames/sky.h5 --out models/sky/content.safetensors"
 )
@@ -189,17 +195,77 @@ def motion(
 )
 def sample(
     experiment: Experiment,
-    content: Annotated[Path, typer.Option(help="trained content network")],
     motion: Annotated[Path, typer.Option(help="trained motion network")],
     out: Annotated[Path, typer.Option(help="folder for samples.h5, mp4s and the contact sheet")],
+    content: Annotated[Path | None, typer.Option(help="trained content network; not needed with first frames")] = None,
+    first: Annotated[Path | None, typer.Option(help="first frames: a folder of images, or a store's clips")] = None,
+    further: Annotated[Path | None, typer.Option("--continue", help="a store whose clips go on")] = None,
+    motions: Annotated[int, typer.Option(min=1, help="videos of each first frame, with their own motion")] = 1,
+    videos: Annotated[int | None, typer.Option(min=1, help="how many; default: the experiment's")] = None,
+    frames: Annotated[int | None, typer.Option(min=2, help="of each video; default: the experiment's")] = None,
+    time_grid: Annotated[
+        TimeGrid | None, typer.Option(help="frames beyond the trained grid: like its last, or the grid spread over all")
+    ] = None,
+    cls: Annotated[str | None, typer.Option("--class", help="one class for all videos; default: drawn")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="pixels; default: the networks' own")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="default: the experiment's")] = None,
+    shard: Annotated[str, typer.Option(help="K/N: the K-th of N parts of the videos, for vidm gather")] = "",
+    cache_gb: Annotated[
+        float | None, typer.Option(min=0, help="memory for residual features; default: a quarter of what is free")
+    ] = None,
+    benchmark: Annotated[bool, typer.Option("--benchmark", help="print where the time went")] = False,
+    runs: Runs = RUNS,
     params: Params = PARAMS,
 ):
-    """Generate videos: Algorithm 2, each video from its own seed."""
+    """Generate videos: Algorithm 2, each video from its own seed. A killed run goes on at its next group of videos."""
     devices.take()
+    from vidm import config
+    from vidm.sampling import plan, run
+
+    wish = plan.Wish(
+        videos=videos,
+        seed=seed,
+        frames=frames,
+        beyond=time_grid.value if time_grid else None,
+        first=first,
+        further=further,
+        motions=motions,
+        cls=cls,
+        size=size,
+        shard=plan.shard_of(shard),
+    )
+    run.sample(config.load(params), experiment, content, motion, out, wish, cache_gb, benchmark, runs)
+
+
+@app.command(epilog="Example: vidm gather sky results/sky/shards/*.h5 --out results/sky/samples")
+def gather(
+    experiment: Experiment,
+    shards: Annotated[list[Path], typer.Argument(help="every file of vidm sample --shard")],
+    out: Annotated[Path, typer.Option(help="folder for samples.h5, mp4s and the contact sheet")],
+    runs: Runs = RUNS,
+    params: Params = PARAMS,
+):
+    """Join the shards of a sampling run into one samples.h5, and draw its pictures."""
     from vidm import config
     from vidm.sampling import run
 
-    run.sample(config.load(params), experiment, content, motion, out)
+    run.gather(config.load(params), experiment, shards, out, runs)
+
+
+@app.command(epilog="Example: vidm export results/sky/samples/samples.h5 --out sky.png --beside data/frames/sky.h5")
+def export(
+    store: Annotated[Path, typer.Argument(help="samples.h5, or any frame store")],
+    out: Annotated[Path, typer.Option(help=".mp4, .gif or .webp: a moving grid; .png: a filmstrip")],
+    videos: Annotated[str, typer.Option(help="numbers in the file, such as 0-3,7")] = "0-7",
+    every: Annotated[int, typer.Option(min=1, help="of a filmstrip: every k-th frame")] = 4,
+    beside: Annotated[Path | None, typer.Option(help="a store of real videos to set against them")] = None,
+    columns: Annotated[int, typer.Option(min=1, help="of a moving grid")] = 4,
+    side: Annotated[int, typer.Option(min=1, help="small frames are enlarged to about this, pixels")] = 96,
+):
+    """Some videos of a store as one picture for people."""
+    from vidm.sampling import show
+
+    print(show.export(store, out, show.numbers(videos), every, beside, columns, side))
 
 
 @app.command(epilog="Example: vidm fvd real/ fake/ --protocol styleganv --json fvd.json")

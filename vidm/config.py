@@ -194,14 +194,23 @@ class Motion(Facts):
 class Sampling(Facts):
     videos: Positive = 2048
     sheet: Positive = Field(16, description="videos that are also written as mp4 and drawn")
-    sampler: Literal["ddim", "ddpm"] = "ddpm"
+    sampler: Literal["ddim", "ddpm", "dpm-solver++", "unipc"] = "ddpm"
     content_steps: Positive = 100
     steps: Positive = Field(100, description="denoising steps of each further frame")
-    eta: Fraction = Field(1.0, description="of DDIM: 0 deterministic, 1 as noisy as DDPM")
+    eta: Fraction = Field(1.0, description="of ddim alone: 0 deterministic, 1 as noisy as ddpm")
     clip: bool = Field(True, description="clip the predicted x0 to [-1, 1]")
     noise_correlation: Fraction = Field(0.0, description="of the initial noise between a video's frames; 0 = paper")
-    batch: Positive = 16
+    batch: Positive = Field(16, description="videos that pass the network at once")
+    group: Positive = Field(32, description="videos in flight, batch by batch; a killed run goes on at the next group")
+    shards: Positive = Field(1, description="jobs that the videos are spread over")
     precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = Field(False, description="torch.compile, with CUDA graphs on a GPU; its rounding differs")
+
+    @model_validator(mode="after")
+    def _shards_have_videos(self) -> Sampling:
+        if self.shards > self.videos:
+            raise ValueError(f"shards: {self.shards} is more than videos = {self.videos}; nearest: {self.videos}")
+        return self
 
 
 class Metrics(Facts):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
+
+import psutil
 
 from vidm.errors import InputError
 
@@ -36,3 +40,28 @@ def autocast(device, precision: str):
     import torch
 
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def free_memory(device) -> int:
+    """Bytes that are free on the device: on a GPU its own, else the machine's or those of our control group."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return max(0, int(min(psutil.virtual_memory().available, control_group_memory())))
+
+
+def control_group_memory(process: Path = Path("/proc/self/cgroup"), top: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a cluster's job or a container may still take (control groups of version 2); inf without a limit."""
+    free = math.inf
+    try:
+        name = process.read_text(encoding="utf-8").split("0::/")[1].split("\n")[0]
+        for folder in [top / name, *(top / name).parents]:
+            limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
+            if limit != "max":
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+                used = int((folder / "memory.current").read_text(encoding="utf-8")) - int(stat["inactive_file"])
+                free = min(free, int(limit) - used)
+    except (OSError, IndexError, KeyError, ValueError):
+        pass  # another system, or the top of the tree
+    return free

@@ -64,6 +64,12 @@ def predict_xstart_from_v(schedule: Schedule, x_t: Tensor, t: Tensor, v: Tensor)
     return signal * x_t - noise * v
 
 
+def predict_xstart(schedule: Schedule, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    """x_0 of what the network predicts, eps or v."""
+    of = {"eps": predict_xstart_from_eps, "v": predict_xstart_from_v}[schedule.prediction]
+    return of(schedule, x_t, t, prediction)
+
+
 def split_output(variance: str, model_output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """(prediction, o) of a network's output; o, the learned variance's place in its range, only with learned-range.
 
@@ -85,7 +91,6 @@ def p_mean_variance(
     Raises ValueError where the output's channels don't fit the variance.
     """
     prediction, other = split_output(variance, model_output, x_t.shape[1])
-    predict_xstart = {"eps": predict_xstart_from_eps, "v": predict_xstart_from_v}[schedule.prediction]
     x_0 = predict_xstart(schedule, x_t, t, prediction)
     if clip:
         x_0 = x_0.clamp(-1, 1)

@@ -3,65 +3,155 @@
     sampler = Sampler(diffusion, "ddim", steps=20, eta=0.0, clip=True)
     x_0 = sampler(predict, noise)
 
-    ddpm   x_{t-1} ~ p(x_{t-1} | x_t), with the variance that the experiment names (vidm.diffusion.gaussian)
-    ddim   Song et al. (2021), Eq. 12, by diffusers; any eta, 1 is as noisy as ddpm with fixed-small
+    ddpm           x_{t-1} ~ p(x_{t-1} | x_t), with the variance that the experiment names (vidm.diffusion.gaussian)
+    ddim           Song et al. (2021), Eq. 12; any eta, 1 is as noisy as ddpm with fixed-small
+    dpm-solver++   Lu et al. (2022), 2M: second order, one evaluation a step
+    unipc          Zhao et al. (2023), order 2 with its corrector, one evaluation a step
+
+ddim and the two multistep solvers are those of diffusers. ddpm is ours: theirs draws its own noise.
 
 predict(x_t, t) takes x_t (B, C, H, W) and t (1,) int64, the step of training, and returns what the diffusion's
 `prediction` names, with learned-range C more channels. `noise` is (B, 1 + sampler.draws, C, H, W): x_T first, then one
 draw for each step that needs one.
+
+A method has `timesteps` and `step(t, output, x, noise) -> x` at the next one, with t on the CPU. `begin(device)` gives
+the method for one chain: a multistep solver keeps the outputs of earlier steps, so that each batch in flight needs its
+own. On a GPU no step waits for it, but for unipc: its corrector solves a 2 x 2 system there.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from vidm.config import Diffusion
-from vidm.diffusion.gaussian import p_sample, split_output
-from vidm.diffusion.schedule import Schedule, respaced
+from vidm.diffusion.gaussian import p_sample, predict_xstart, split_output
+from vidm.diffusion.schedule import Schedule, log_snr_timesteps, respaced, trailing_timesteps
 
 
 class Ancestral:
-    """The steps 0, k, 2k, .. as in the official code, k = T // steps, each a draw from p."""
+    """Each step a draw from p, of the chain that visits these steps alone."""
 
-    def __init__(self, facts: Diffusion, steps: int, clip: bool) -> None:
-        kept = torch.arange(steps) * (facts.steps // steps)
-        self.schedule, self.variance, self.clip = respaced(Schedule(facts), kept), facts.variance, clip
-        self.timesteps = kept.flip(0)
+    def __init__(self, facts: Diffusion, timesteps: Tensor, clip: bool) -> None:
+        self.schedule, self.variance, self.clip = respaced(Schedule(facts), timesteps.flip(0)), facts.variance, clip
+        self.timesteps, self.draws = timesteps, len(timesteps)
+        # The network sees the step of training, the tables the step of the chain.
+        own = torch.arange(len(timesteps)).flip(0).split(1)
+        self.own = dict(zip(timesteps.tolist(), own, strict=True))
+
+    def begin(self, device: torch.device) -> Ancestral:
+        _move(self, device)
+        return self
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor) -> Tensor:
-        # The network sees the step of training, the tables the step of the chain.
-        own = torch.searchsorted(self.schedule.timesteps, t).view(1).to(x.device)
-        return p_sample(self.schedule, self.variance, output, x, own, noise, self.clip)
+        return p_sample(self.schedule, self.variance, output, x, self.own[int(t)], noise, self.clip)
 
 
 class Ddim:
-    """Evenly spaced steps that end at the last one of training (Lin et al., 2024)."""
+    """diffusers' step goes back by the whole number T // steps, which misses the next one where that is rounded. So it
+    gets the chain of visited steps alone, over which it goes back by 1.
+    """
 
-    def __init__(self, facts: Diffusion, steps: int, eta: float, clip: bool) -> None:
-        self.eta, self.variance = eta, facts.variance
-        self.scheduler = DDIMScheduler(
-            num_train_timesteps=facts.steps,
-            trained_betas=Schedule(facts).betas.float().numpy(),
-            prediction_type={"eps": "epsilon", "v": "v_prediction"}[facts.prediction],
-            clip_sample=clip,
-            timestep_spacing="trailing",
-        )
+    def __init__(self, facts: Diffusion, timesteps: Tensor, eta: float, clip: bool) -> None:
+        self.eta, self.variance, steps = eta, facts.variance, len(timesteps)
+        options = {"prediction_type": {"eps": "epsilon", "v": "v_prediction"}[facts.prediction], "clip_sample": clip}
+        whole = DDIMScheduler(facts.steps, trained_betas=Schedule(facts).betas.float().numpy())
+        self.timesteps, self.draws = timesteps, steps if eta > 0 else 0
+        self.scheduler = DDIMScheduler(steps, **options)
+        self.scheduler.alphas_cumprod = whole.alphas_cumprod[timesteps.flip(0)]
         self.scheduler.set_timesteps(steps)
-        self.timesteps = self.scheduler.timesteps
+        self.own = dict(zip(timesteps.tolist(), range(steps - 1, -1, -1), strict=True))
+
+    def begin(self, device: torch.device) -> Ddim:
+        return self  # its coefficients are numbers to a GPU
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
         prediction, _ = split_output(self.variance, output, x.shape[1])  # DDIM has its own variance
         return self.scheduler.step(
-            prediction, t, x, eta=self.eta, use_clipped_model_output=True, variance_noise=noise
+            prediction, self.own[int(t)], x, eta=self.eta, use_clipped_model_output=True, variance_noise=noise
         ).prev_sample
 
 
+class Multistep:
+    """A solver in x_0 over the half log SNR."""
+
+    draws = 0
+
+    def __init__(self, facts: Diffusion, timesteps: Tensor, scheduler: type, clip: bool) -> None:
+        self.schedule, self.variance, self.clip = Schedule(facts), facts.variance, clip
+        # x_0 and sigma are of our tables: theirs, in fp32, are off by 1e-4 at the first steps.
+        self.scheduler = scheduler(facts.steps, solver_order=2, prediction_type="sample")
+        self.scheduler.alphas_cumprod = self.schedule.alpha_bar.numpy()  # they make an array of it, with a warning
+        self.scheduler.set_timesteps(len(timesteps))
+        self.timesteps = self.scheduler.timesteps = timesteps
+        sigmas = self.schedule.snr[timesteps].rsqrt()
+        self.scheduler.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)]).float()
+        self.scheduler.set_begin_index(0)
+        self.own = dict(zip(timesteps.tolist(), timesteps.split(1), strict=True))
+
+    def begin(self, device: torch.device) -> Multistep:
+        _move(self, device)
+        own = copy.copy(self)
+        own.scheduler = copy.deepcopy(self.scheduler)
+        return own
+
+    def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+        prediction, _ = split_output(self.variance, output, x.shape[1])
+        x_0 = predict_xstart(self.schedule, x, self.own[int(t)], prediction)
+        return self.scheduler.step(x_0.clamp(-1, 1) if self.clip else x_0, t, x).prev_sample
+
+
+def _move(method: Ancestral | Multistep, device: torch.device) -> None:
+    """Its tables to the device, once, so that no step has to bring them there."""
+    if next(iter(method.own.values())).device != device:
+        method.schedule = method.schedule.to(device)
+        method.own = {t: place.to(device) for t, place in method.own.items()}
+
+
+def ddpm(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ancestral:
+    """The steps 0, k, 2k, .. as in the official code, k = T // steps."""
+    return Ancestral(facts, torch.arange(steps).flip(0) * (facts.steps // steps), clip)
+
+
+def ddim(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ddim:
+    return Ddim(facts, trailing_timesteps(facts.steps, steps), eta, clip)
+
+
+def dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
+    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), DPMSolverMultistepScheduler, clip)
+
+
+def unipc(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
+    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), UniPCMultistepScheduler, clip)
+
+
+METHODS = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver, "unipc": unipc}
+
+
+class Chain:
+    """One batch on its way from noise to x_0. `x` (B, C, H, W) is where it is."""
+
+    def __init__(self, sampler: Sampler, noise: Tensor) -> None:
+        self.method, self.noise, self.x, self.done = sampler.method.begin(noise.device), noise, noise[:, 0], 0
+
+    def step(self, output: Tensor) -> None:
+        """One step on, with what the network says at the chain's present timestep."""
+        draw = self.noise[:, 1 + self.done] if self.method.draws else None
+        self.x = self.method.step(self.method.timesteps[self.done], output.float(), self.x, draw)
+        self.done += 1
+
+    @property
+    def clean(self) -> Tensor:
+        """x_0 (B, C, H, W) in [-1, 1], after the last step."""
+        return self.x.clamp(-1, 1)
+
+
 class Sampler:
-    """Ancestral DDPM, or DDIM with any eta; `timesteps` (steps,) int64, descending, are those of training it visits.
+    """A method by its name; `timesteps` (steps,) int64, descending, are those of training it visits.
 
     Raises ValueError where it is to take more steps than the diffusion has, or none.
     """
@@ -69,13 +159,15 @@ class Sampler:
     def __init__(self, facts: Diffusion, name: str, steps: int, eta: float, clip: bool) -> None:
         if not 0 < steps <= facts.steps:
             raise ValueError(f"steps: {steps} is not within 1..{facts.steps}, the diffusion's steps")
-        self.method = Ancestral(facts, steps, clip) if name == "ddpm" else Ddim(facts, steps, eta, clip)
-        self.timesteps = self.method.timesteps
-        self.draws = steps if name == "ddpm" or eta > 0 else 0
+        self.method = METHODS[name](facts, steps, eta, clip)
+        self.timesteps, self.draws = self.method.timesteps, self.method.draws
+
+    def start(self, noise: Tensor) -> Chain:
+        """A chain to be stepped by hand, where several batches share what holds for one timestep."""
+        return Chain(self, noise)
 
     def __call__(self, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
-        x = noise[:, 0]
-        for i, t in enumerate(self.timesteps):
-            output = predict(x, t.view(1).to(x.device)).float()
-            x = self.method.step(t, output, x, noise[:, 1 + i] if self.draws else None)
-        return torch.clamp(x, -1, 1)
+        chain = self.start(noise)
+        for t in self.timesteps.to(noise.device).split(1):
+            chain.step(predict(chain.x, t))
+        return chain.clean

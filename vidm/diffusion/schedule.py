@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,14 @@ class Schedule:
         self.prediction = facts.prediction
         betas = {"linear": linear_betas, "cosine": cosine_betas}[facts.schedule](facts.steps)
         self._tabulate(betas, torch.arange(facts.steps))
+
+    def to(self, device: torch.device) -> Schedule:
+        """The same with its tables on a device: `at` then copies nothing to it, which would make the host wait."""
+        new = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(new, name, value.to(device))
+        return new
 
     def _tabulate(self, betas: Tensor, timesteps: Tensor) -> None:
         self.steps, self.timesteps, self.betas = len(betas), timesteps, betas
@@ -89,6 +98,24 @@ def respaced(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
     new = copy.copy(schedule)
     new._tabulate(1 - alpha_bar / _shifted(alpha_bar), schedule.timesteps[kept])
     return new
+
+
+def trailing_timesteps(steps: int, count: int) -> Tensor:
+    """(count,) int64, descending: evenly spaced, from the last step of training on (Lin et al., 2024)."""
+    return torch.tensor([round(k * steps / count) - 1 for k in range(count, 0, -1)])
+
+
+def log_snr_timesteps(schedule: Schedule, count: int) -> Tensor:
+    """(count,) int64, descending from the last step to the first: evenly spaced in log SNR, as the steps of a
+    multistep solver are best (Lu et al., 2022). Where they would meet at the end they are pushed apart.
+    """
+    log_snr = schedule.snr.log().numpy()[::-1]  # ascending, from the last step
+    wanted = np.linspace(log_snr[0], log_snr[-1], count)
+    passed = np.interp(wanted, log_snr, np.arange(schedule.steps)).round().astype(np.int64)
+    place = np.arange(count)
+    passed = np.maximum.accumulate(passed - place) + place
+    passed = np.minimum(passed, schedule.steps - count + place)
+    return torch.from_numpy(schedule.steps - 1 - passed)
 
 
 def space_timesteps(steps: int, sections: str | int) -> list[int]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vidm.config import Motion
 from vidm.models.adagn import AdaGN, Embedding, require_label
-from vidm.models.posgn import PosGN
+from vidm.models.posgn import PosGN, Tables, Where
 from vidm.models.spynet import SpyNet
 from vidm.models.unet import Encoder, UNet
 
@@ -65,12 +65,10 @@ class MotionNetwork(nn.Module):
             self.residual = Encoder(network, 3, size, norm)
         self.unet = UNet(network, 3 + 2 * facts.implicit + 3 * facts.previous, out, size, norm)
 
-    def condition(self, t: Tensor, n: Tensor, label: Tensor | None):
-        """What the norms take: (t, n) or (t, n, label) for PosGN, an embedding of t and label for AdaGN."""
+    def condition(self, t: Tensor, n: Tensor, label: Tensor | None, tables: Tables | None = None) -> Where | Tensor:
+        """What the norms take: Where for PosGN, an embedding of t and label for AdaGN."""
         require_label(self.classes, label)
-        if self.embedding is not None:
-            return self.embedding(t, label)
-        return (t, n) if label is None else (t, n, label)
+        return Where(t, n, label, tables) if self.embedding is None else self.embedding(t, label)
 
     def motion_code(self, x_first: Tensor, x_prev: Tensor) -> Tensor | None:
         """z (B, 2, S, S), Eq. 8, and behind it x_prev where the model sees it; None where it has neither."""
@@ -83,20 +81,29 @@ class MotionNetwork(nn.Module):
             z.append(x_prev)
         return torch.cat(z, dim=1) if z else None
 
-    def residual_of(self, x_first: Tensor, t: Tensor, n: Tensor, label: Tensor | None = None) -> Residual:
+    def residual_of(
+        self, x_first: Tensor, t: Tensor, n: Tensor, label: Tensor | None = None, tables: Tables | None = None
+    ) -> Residual:
         """r, a function of x_first, the label, and of t and n as far as `residual_sees` names them."""
         if self.residual is None:
             return None
         t = t if "t" in self.residual_sees else torch.zeros_like(t)
         n = n if "n" in self.residual_sees else torch.zeros_like(t)
-        return self.residual(x_first, self.condition(t, n, label))
+        return self.residual(x_first, self.condition(t, n, label, tables))
 
     def predict(
-        self, x_t: Tensor, t: Tensor, n: Tensor, z: Tensor | None, r: Residual, label: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        n: Tensor,
+        z: Tensor | None,
+        r: Residual,
+        label: Tensor | None = None,
+        tables: Tables | None = None,
     ) -> Tensor:
-        """The network with its conditions given: the inner loop of sampling."""
+        """The network with its conditions given: the inner loop of sampling. `tables`: of this t and n, (1,) each."""
         x = x_t if z is None else torch.cat([x_t, z.to(x_t.dtype)], dim=1)
-        where = self.condition(t, n, label)
+        where = self.condition(t, n, label, tables)
         if isinstance(r, Tensor):
             return self.unet(x, where) + r
         return self.unet(x, where, r)

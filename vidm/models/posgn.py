@@ -13,11 +13,15 @@ label   class, 0..classes-1; None without any    (B,) or (1,)
 Every coordinate runs from -1 to 1 over the range that the model was built for. Nothing of them is kept in the state.
 A class adds a learned, zero-initialised vector to scale and shift: the paper has a conditional model and does not say
 how. The MLP of the coordinates stays as it is, so that its tables still serve every video in flight.
+
+In sampling all videos share n and t: `Tables` keeps (a, b) of every PosGN for as long as one (n, t) lasts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +38,37 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
+
+
+class Tables:
+    """Scale and shift of every PosGN at one (n, t), made at the first batch and kept for the others.
+
+    A table holds for its (n, t) alone: make a new one for the next, and drop this. `around`: entered while one is made.
+    """
+
+    def __init__(self, around: Callable[[], AbstractContextManager] = nullcontext) -> None:
+        self.around = around
+        self.made: dict[tuple[nn.Module, int, int], tuple[Tensor, Tensor]] = {}
+
+    def of(self, norm: PosGN, t: Tensor, n: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (1, C, H, W), in dtype and memory order of the feature map x (B, C, H, W)."""
+        key = (norm, *x.shape[-2:])
+        if key not in self.made:
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            order = torch.channels_last if last else torch.contiguous_format
+            with self.around():
+                pair = norm.modulation(t, n, *x.shape[-2:])
+                self.made[key] = tuple(v.to(x.dtype).contiguous(memory_format=order) for v in pair)
+        return self.made[key]
+
+
+class Where(NamedTuple):
+    """What PosGN takes beside a feature map; each tensor (B,) or (1,), with tables (1,)."""
+
+    t: Tensor
+    n: Tensor
+    label: Tensor | None = None
+    tables: Tables | None = None
 
 
 class PosGN(nn.Module):
@@ -69,11 +104,11 @@ class PosGN(nn.Module):
             scale, shift = y.permute(0, 3, 1, 2).chunk(2, dim=1)
         return scale, shift
 
-    def forward(self, x: Tensor, where: tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """x (B, C, H, W), where = (t, n) or, with classes, (t, n, label), each (B,) or (1,) -> (B, C, H, W)."""
-        t, n, *label = where
-        scale, shift = self.modulation(t, n, *x.shape[-2:])
+    def forward(self, x: Tensor, where: Where | tuple) -> Tensor:
+        """x (B, C, H, W), where a Where or the first two or three of it -> (B, C, H, W)."""
+        t, n, label, tables = Where(*where)
+        scale, shift = self.modulation(t, n, *x.shape[-2:]) if tables is None else tables.of(self, t, n, x)
         if self.label is not None:
-            a, b = self.label(label[0])[:, :, None, None].chunk(2, dim=1)
+            a, b = self.label(label)[:, :, None, None].chunk(2, dim=1)
             scale, shift = scale + a, shift + b
         return self.norm(x) * (1 + scale.to(x.dtype)) + shift.to(x.dtype)

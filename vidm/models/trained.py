@@ -56,6 +56,11 @@ def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[s
     if notes.get("part") != part:
         found = notes.get("part", "something else")
         raise InputError(f"{path}: holds {found}, not a {part} network; give the file of vidm train {part}")
+    if "frames" not in notes:
+        raise InputError(
+            f"{path}: its time grid is not in it (frames), without which frame n has no place; train it again, or "
+            "convert it with vidm weights import-official --frames"
+        )
     try:
         facts = {"content": Content, "motion": Motion}[part].model_validate(notes["facts"])
         network = build(part, facts, notes["size"], notes["frames"], len(notes["classes"]))

@@ -21,19 +21,19 @@ def _normal(address: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
 
 
 class VideoNoise:
-    """The noise of one video. `size`: side of the square frame, pixels."""
+    """The noise of one video. `size`: side of the square frame, pixels.
 
-    def __init__(self, seed: int, video: int, size: int, correlation: float) -> None:
+    `content_of`: the video whose frame 0 it shares; by default it has its own.
+    """
+
+    def __init__(self, seed: int, video: int, size: int, correlation: float, content_of: int | None = None) -> None:
         self.seed, self.video, self.size, self.correlation = seed, video, size, correlation
+        self.content_of = video if content_of is None else content_of
         self.shared = _normal(self._address(SHARED, 0), (3, size, size))
 
     def _address(self, stream: int, frame: int) -> tuple[int, ...]:
-        return (
-            self.seed,
-            self.video,
-            stream,
-            frame + 1,
-        )  # numpy drops trailing zeros: no address may end in one
+        # numpy drops trailing zeros: no address may end in one
+        return (self.seed, self.content_of if stream == CONTENT else self.video, stream, frame + 1)
 
     def content(self, draws: int) -> np.ndarray:
         """(1 + draws, 3, S, S) for frame 0."""

@@ -1,95 +1,176 @@
-"""`vidm sample`: an experiment's videos, lossless in HDF5 for the metrics, mp4s and a contact sheet for people."""
+"""`vidm sample` and `vidm gather`: videos, lossless in HDF5 for the metrics, mp4s and a contact sheet for people."""
 
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vidm import machine
 from vidm.config import Experiment, Params
-from vidm.data.store import StoreWriter
+from vidm.data.store import FrameStore, StoreWriter
 from vidm.errors import InputError
-from vidm.models import trained
 from vidm.progress import bar
+from vidm.sampling import groups
+from vidm.sampling.clock import Clock
 from vidm.sampling.export import contact_sheet, preview, write_video
-from vidm.sampling.noise import label_of
+from vidm.sampling.groups import Kept
+from vidm.sampling.plan import Plan, Wish, plan
 from vidm.sampling.rollout import Rollout
 
 SHEET_FPS = 8  # slow enough to watch 16 frames
+RUNS = Path("runs")
 
 
-def sample(params: Params, experiment: str, content: Path, motion: Path, out: Path) -> None:
+def sample(
+    params: Params,
+    experiment: str,
+    content: Path | None,
+    motion: Path,
+    out: Path,
+    wish: Wish | None = None,
+    cache_gb: float | None = None,
+    benchmark: bool = False,
+    runs: Path = RUNS,
+) -> None:
     """Generate the videos of an experiment into the folder `out`: samples.h5, video_*.mp4, contact_sheet.png,
-    preview.webp. Videos of an earlier run that this one does not make are removed.
+    preview.webp; of a shard, only shard_{k}_of_{n}.h5. Mp4s of an earlier run that this one does not make are removed.
 
-    Raises InputError where the weights are not of this experiment's size and time grid.
+    Group after group of videos is kept in `runs`, where a killed call goes on. `cache_gb` is the memory for residual
+    features. Raises InputError before work starts: weights that are not of this experiment's size and time grid, and
+    what else `vidm.sampling.plan` checks; videos that another file in `out` has already; no room on the disk.
+    """
+    wish = wish or Wish()
+    seed = params.experiment(experiment).seed if wish.seed is None else wish.seed
+    device = machine.prepare(seed)
+    p = plan(params, experiment, content, motion, wish, device)
+    e = p.experiment
+    target = out / ("samples.h5" if wish.shard is None else "shard_{}_of_{}.h5".format(*wish.shard))
+    groups.refuse_overlap(target, p.seed, p.numbers)
+    kept, parts = Kept(runs / e.name / f"samples-{p.run}"), groups.cut(p.numbers, p.facts.group)
+    missing = [part for part in parts if not kept.whole(part)]
+    share = sum(map(len, missing)) / len(p.numbers)
+    said = groups.room({target.parent: p.nbytes, kept.folder: round(p.nbytes * share)})
+    _say(f"{e.name}: {len(p.numbers)} videos of {p.frames} frames, {p.size} x {p.size} pixels: {said}")
+    began, clock = time.perf_counter(), Clock(device if benchmark else None)
+    cache = None if cache_gb is None else round(cache_gb * 1e9)
+    rollout = Rollout(p.content, p.motion, p.facts, device, cache, wish.beyond, clock)
+    _make(p, rollout, kept, missing, clock)
+    with clock("io"):
+        about = {"sampling": p.settings, "checkpoints": p.checkpoints, "run": p.run, "experiment": e.name}
+        _write(target, p.size, about, [kept.path(part) for part in parts])
+    if rollout.report:
+        _say(f"{e.name}: {rollout.report}")
+    if wish.shard is None:
+        with clock("io"):
+            pictures(e, out)
+        kept.drop()
+    else:
+        kept.settle(parts)
+    if benchmark:
+        print(clock.table(time.perf_counter() - began))
+
+
+def _make(p: Plan, rollout: Rollout, kept: Kept, missing: list[range], clock: Clock) -> None:
+    """Every group that is not there yet, each into its own file."""
+    done = len(p.numbers) - sum(map(len, missing))
+    with bar(len(p.numbers) * p.frames, f"{p.experiment.name} sample", "frames", done * p.frames) as progress:
+        for group in missing:
+            note = f"{kept.videos()} of all shards' {p.total} videos" if p.wish.shard else ""
+            given = None
+            if p.given is not None:
+                given = p.given.read([k // p.wish.motions for k in group])
+            labels = p.labels(group)
+            advance = partial(progress.advance, len(group), note)
+            clips = rollout.videos(p.noises(group), p.frames, labels, given, advance)
+            with clock("io"):
+                _write_group(p, kept.path(group), group, clips, labels)
+
+
+def _write_group(p: Plan, path: Path, group: range, clips: np.ndarray, labels: list[int] | None) -> None:
+    names = list(p.classes)
+    with _said_if_full(path), StoreWriter(path, p.size, p.size, p.settings, origin="generated") as store:
+        for i, (k, clip) in enumerate(zip(group, clips, strict=True)):
+            named = {"cls": names[labels[i]]} if labels else {}
+            store.add(clip, fps=SHEET_FPS, split="generated", source=f"seed {p.seed} video {k}", **named)
+
+
+def _write(target: Path, size: int, about: dict[str, Any], parts: list[Path]) -> None:
+    """One store of several, with what the report says about them."""
+    with _said_if_full(target), StoreWriter(target, size, size, about["sampling"], origin="generated") as store:
+        store.attributes |= {key: json.dumps(value, sort_keys=True) for key, value in about.items()}
+        groups.copy_clips(parts, store)
+
+
+@contextmanager
+def _said_if_full(path: Path) -> Iterator[None]:
+    """A disk that is full is one line, not a traceback."""
+    try:
+        yield
+    except OSError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: can't be written ({reason}); make room, then the same command goes on") from None
+
+
+def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs: Path = RUNS) -> None:
+    """One samples.h5 of all shards of a run, in the order of the videos, and the pictures of `sample` beside it.
+
+    Raises InputError where shards are of different runs, overlap, or where videos are missing.
     """
     e = params.experiment(experiment)
-    device = machine.prepare(e.seed)
-    content_network, content_notes = trained.load(content, "content", device)
-    motion_network, motion_notes = trained.load(motion, "motion", device)
-    _fit(e, params, content, content_notes, motion, motion_notes)
-    rollout = Rollout(content_network, motion_network, e.sampling, device)
-    checkpoints = {
-        part: {"sha256": trained.file_sha256(path), "step": notes["step"], "ema": notes["ema"]}
-        for part, path, notes in (("content", content, content_notes), ("motion", motion, motion_notes))
-    }
-    s = e.sampling
-    settings = s.model_dump(mode="json", exclude={"videos", "sheet", "batch"}) | {
-        "seeds": {"seed": e.seed, "videos": [0, s.videos - 1]},
-        "frames": e.frames,
-        "device": device.type,
-        "motion": {
-            "conditioning_noise": e.motion.conditioning_noise,
-            "prediction": e.motion.diffusion.prediction,
-        },
-        "content": {"prediction": e.content.diffusion.prediction},
-    }
-    classes = list(motion_notes["classes"].items())
-    if classes:
-        settings["classes"] = len(classes)
-    size, shown = content_network.size, []
-    with StoreWriter(out / "samples.h5", size, size, settings, origin="generated") as store:
-        store.attributes["checkpoints"] = json.dumps(checkpoints, sort_keys=True)
-        store.attributes["sampling"] = json.dumps(settings, sort_keys=True)
-        with bar(s.videos * e.frames, f"{e.name} sample", "frames") as progress:
-            for start in range(0, s.videos, s.batch):
-                numbers = range(start, min(start + s.batch, s.videos))
-                labels = [label_of(e.seed, k, [clips for _, clips in classes]) for k in numbers] if classes else None
-                clips = rollout.videos(e.seed, numbers, e.frames, labels, partial(progress.advance, len(numbers)))
-                for i, (k, clip) in enumerate(zip(numbers, clips, strict=True)):
-                    named = {"cls": classes[labels[i]][0]} if labels else {}
-                    source = f"seed {e.seed} video {k}"
-                    store.add(clip, fps=SHEET_FPS, stride=1, split="generated", source=source, **named)
-                    if k < s.sheet:
-                        shown.append(clip)
+    found = sorted(
+        ((groups.notes(path), path) for path in shards), key=lambda x: groups.numbers(x[0]["sampling"]).start
+    )
+    (first, path), last = found[0], 0
+    for notes, other in found:
+        if notes["run"] != first["run"]:
+            raise InputError(f"{path} and {other}: made with other settings, weights or seed; sample them again")
+        there = groups.numbers(notes["sampling"])
+        if there.start != last:
+            what = f"videos {last}..{there.start - 1} are missing" if there.start > last else "videos are there twice"
+            raise InputError(f"{other}: before it {what}; give every shard of one run")
+        last = there.stop
+    if last < e.sampling.videos:
+        raise InputError(
+            f"{found[-1][1]}: ends with video {last - 1}, experiments.{e.name}.sampling.videos is {e.sampling.videos}; "
+            "give every shard"
+        )
+    seeds = first["sampling"]["seeds"] | {"videos": [0, last - 1]}
+    devices = sorted({notes["sampling"]["device"] for notes, _ in found})
+    settings = first["sampling"] | {"seeds": seeds, "device": ", ".join(devices)}
+    target = out / "samples.h5"
+    with FrameStore(path) as store:
+        size = store.resolution
+    groups.room({out: sum(p.stat().st_size for p in shards)})
+    _write(target, size, first | {"sampling": settings}, [p for _, p in found])
+    pictures(e, out)
+    Kept(runs / e.name / f"samples-{first['run']}").drop()
+
+
+def pictures(e: Experiment, out: Path) -> None:
+    """mp4s, contact sheet and preview of the first videos in out/samples.h5."""
+    path = out / "samples.h5"
+    about = groups.notes(path)
+    with FrameStore(path) as store:
+        clips = [store.read(k) for k in range(min(e.sampling.sheet, len(store)))]
+    seed = about["sampling"]["seeds"]["seed"]
+    provenance = {"experiment": e.name, "seed": str(seed)}
+    provenance |= {part: facts["sha256"] for part, facts in about["checkpoints"].items()}
     for old in out.glob("video_*.mp4"):
         old.unlink()
-    for k, clip in enumerate(shown):
-        provenance = {"experiment": e.name, "seed": str(e.seed), "video": str(k)}
-        provenance |= {part: facts["sha256"] for part, facts in checkpoints.items()}
-        write_video(out / f"video_{k:03d}.mp4", clip, SHEET_FPS, provenance)
-    contact_sheet(out / "contact_sheet.png", np.stack(shown))
-    preview(out / "preview.webp", np.stack(shown), SHEET_FPS)
+    for k, clip in enumerate(clips):
+        write_video(out / f"video_{k:03d}.mp4", clip, SHEET_FPS, provenance | {"video": str(k)})
+    several = provenance | {"videos": f"0-{len(clips) - 1}"}
+    contact_sheet(out / "contact_sheet.png", np.stack(clips), several)
+    preview(out / "preview.webp", np.stack(clips), SHEET_FPS, several)
 
 
-def _fit(e: Experiment, params: Params, content: Path, content_notes: dict, motion: Path, motion_notes: dict) -> None:
-    size = params.dataset(e.dataset).resolution
-    for path, notes in ((content, content_notes), (motion, motion_notes)):
-        if notes["size"] != size:
-            raise InputError(
-                f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again"
-            )
-    if content_notes["classes"] != motion_notes["classes"]:
-        raise InputError(
-            f"{content} and {motion}: trained with other classes "
-            f"({len(content_notes.get('classes', {}))} and {len(motion_notes.get('classes', {}))}); train again"
-        )
-    if motion_notes["frames"] != e.frames:
-        raise InputError(
-            f"{motion}: trained for {motion_notes['frames']} frames, experiments.{e.name}.frames is {e.frames}; "
-            "train again, or set it back"
-        )
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

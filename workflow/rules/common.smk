@@ -170,6 +170,25 @@ def shown(name):
     return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
 
 
+def sampled(name):
+    """What decides about the videos; how many go together, or into how many jobs, does not."""
+    facts = FACTS.experiments[name]
+    return text(
+        sampling=facts.sampling.model_dump(mode="json", exclude={"group", "shards"}),
+        seed=facts.seed,
+        frames=facts.frames,
+        model_version=FACTS.model_version,
+    )
+
+
+def shards(name):
+    """The file of a shard with a wildcard in its name, and then those of all shards."""
+    sampling = FACTS.experiments[name].sampling
+    n = sampling.shards
+    folder = f"results/{name}/shards/{sampling.videos}-by-{n}"
+    return [f"{folder}/shard_{k}_of_{n}.h5" for k in ["{shard}", *range(1, n + 1)]]
+
+
 def training(part):
     """A wildcard's pattern: the experiments that train this part, and don't take another one's."""
     return "|".join(name for name, facts in FACTS.experiments.items() if not getattr(facts, f"{part}_of"))

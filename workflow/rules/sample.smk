@@ -2,41 +2,94 @@
 
 # A rule for each experiment: how many files it makes is a fact of the experiment, which no wildcard can say.
 for name in FACTS.experiments:
+    if FACTS.experiments[name].sampling.shards == 1:
 
-    rule:
-        name:
-            f"sample_{name}"
-        input:
-            content=f"models/{name}/content.safetensors",
-            motion=f"models/{name}/motion.safetensors",
-        output:
-            samples=f"results/{name}/samples/samples.h5",
-            sheet=report(
-                f"results/{name}/samples/contact_sheet.png",
-                category="Samples",
-                caption="../report/contact_sheet.rst",
-                labels={"experiment": name},
-            ),
-            preview=f"results/{name}/samples/preview.webp",
-            videos=shown(name),
-        log:
-            f"logs/sample/{name}.log",
-        benchmark:
-            f"logs/benchmarks/sample/{name}.tsv"
-        conda:
-            "../../environment.yml"
-        threads: cores
-        resources:
-            gpu=1,
-        params:
-            facts=text(
-                FACTS.experiments[name].sampling,
-                seed=FACTS.experiments[name].seed,
-                frames=FACTS.experiments[name].frames,
-                model_version=FACTS.model_version,
-            ),
-            experiment=name,
-            folder=lambda wildcards, output: os.path.dirname(output.samples),
-        shell:
-            "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
-            " --out {params.folder:q} 2>&1 | tee {log:q}"
+        rule:
+            name:
+                f"sample_{name}"
+            input:
+                content=f"models/{name}/content.safetensors",
+                motion=f"models/{name}/motion.safetensors",
+            output:
+                samples=f"results/{name}/samples/samples.h5",
+                sheet=report(
+                    f"results/{name}/samples/contact_sheet.png",
+                    category="Samples",
+                    caption="../report/contact_sheet.rst",
+                    labels={"experiment": name},
+                ),
+                preview=f"results/{name}/samples/preview.webp",
+                videos=shown(name),
+            log:
+                f"logs/sample/{name}.log",
+            benchmark:
+                f"logs/benchmarks/sample/{name}.tsv"
+            conda:
+                "../../environment.yml"
+            threads: cores
+            resources:
+                gpu=1,
+            params:
+                facts=sampled(name),
+                experiment=name,
+                folder=lambda wildcards, output: os.path.dirname(output.samples),
+            shell:
+                "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
+                " --out {params.folder:q} 2>&1 | tee {log:q}"
+
+    else:
+
+        # The folder's name has how many videos in how many parts, so that no part of another split lies in it.
+        rule:
+            name:
+                f"shard_{name}"
+            input:
+                content=f"models/{name}/content.safetensors",
+                motion=f"models/{name}/motion.safetensors",
+            output:
+                temp(shards(name)[0]),
+            log:
+                f"logs/shard/{name}/{{shard}}.log",
+            benchmark:
+                f"logs/benchmarks/shard/{name}/{{shard}}.tsv"
+            conda:
+                "../../environment.yml"
+            threads: cores
+            resources:
+                gpu=1,
+            params:
+                facts=sampled(name),
+                experiment=name,
+                part=lambda wildcards, n=FACTS.experiments[name].sampling.shards: f"{wildcards.shard}/{n}",
+                folder=lambda wildcards, output: os.path.dirname(output[0]),
+            shell:
+                "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
+                " --shard {params.part} --out {params.folder:q} 2>&1 | tee {log:q}"
+
+        rule:
+            name:
+                f"sample_{name}"
+            input:
+                shards(name)[1:],
+            output:
+                samples=f"results/{name}/samples/samples.h5",
+                sheet=report(
+                    f"results/{name}/samples/contact_sheet.png",
+                    category="Samples",
+                    caption="../report/contact_sheet.rst",
+                    labels={"experiment": name},
+                ),
+                preview=f"results/{name}/samples/preview.webp",
+                videos=shown(name),
+            log:
+                f"logs/sample/{name}.log",
+            benchmark:
+                f"logs/benchmarks/sample/{name}.tsv"
+            conda:
+                "../../environment.yml"
+            params:
+                sheet=FACTS.experiments[name].sampling.sheet,
+                experiment=name,
+                folder=lambda wildcards, output: os.path.dirname(output.samples),
+            shell:
+                "vidm gather {params.experiment} {input:q} --out {params.folder:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,257 @@
+"""Quality of samplers on a trained experiment, against evaluations of the network.
+
+    python benchmarks/sampling.py quality sky --plot docs/sampling.png   # each sampler and number of steps
+    python benchmarks/sampling.py correlation sky          # FVD and motion against noise_correlation
+    python benchmarks/sampling.py seeds sky --seeds 3      # the default against 100 ancestral steps in fp32
+
+They need the experiment's models and frames. A value is noted in benchmarks/results/ as soon as it is there, and not
+computed again. Times are CPU seconds of this process: other programs change them least. Speed against the official
+loop is in benchmarks/sampling_speed.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vidm import config, machine
+from vidm.diffusion.samplers import Sampler
+from vidm.metrics import clipset
+from vidm.metrics import protocol as protocols
+from vidm.metrics.features import Extractor, distance, motion
+from vidm.metrics.i3d import load_i3d
+from vidm.models import trained
+from vidm.sampling.noise import VideoNoise, stacked
+from vidm.sampling.rollout import Rollout, as_images
+
+NOTES = Path("benchmarks/results/sampling.json")
+REAL = 128
+# (sampler, eta, steps of a further frame); the first frame has CONTENT steps in all of them.
+CONTENT = 25
+LIMIT = 80  # steps that stand for infinitely many
+SETTINGS = [
+    ("ddim", 0.0, 8),
+    ("dpm-solver++", 0.0, 8),
+    ("dpm-solver++", 0.0, 6),
+    ("unipc", 0.0, 8),
+    ("dpm-solver++", 0.0, 4),
+    ("ddim", 0.0, 16),
+    ("unipc", 0.0, 6),
+    ("ddim", 0.0, 4),
+    ("dpm-solver++", 0.0, 12),
+    ("ddpm", 1.0, 25),
+]
+
+
+class Notes:
+    """{key: value} on disk."""
+
+    def __init__(self, path: Path = NOTES) -> None:
+        self.path = path
+        self.known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def once(self, key: str, make):
+        if key not in self.known:
+            self.known[key] = make()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.known, indent=1), encoding="utf-8")
+        return self.known[key]
+
+
+class Judge:
+    """FVD and motion of arrays of videos against REAL train clips, by the experiment's first protocol."""
+
+    def __init__(self, e: config.Experiment) -> None:
+        self.rules = protocols.find(e.metrics.protocols[0])
+        self.model = load_i3d(Path("data/weights/i3d.safetensors"), "cpu", eps=self.rules.batch_norm_eps)
+        self.frames = Path(f"data/frames/{e.dataset}.h5")
+        kept = NOTES.parent / f"{e.dataset}-train-{REAL}.npy"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.save(kept, self.features(self.clips("train", REAL)))
+        self.real = np.load(kept)
+
+    def clips(self, split: str, n: int) -> np.ndarray:
+        found = clipset.open_set(self.frames, self.rules, split)
+        return np.stack([found.read(k) for k in range(n)])
+
+    def features(self, clips: np.ndarray) -> np.ndarray:
+        extractor = Extractor(self.model, self.rules)
+        for clip in clips:
+            extractor.add("x", clip)
+        return extractor.features("x")
+
+    def __call__(self, clips: np.ndarray) -> dict[str, float]:
+        value = distance(self.real, self.features(clips), self.rules)
+        return {"fvd": float(value), "motion": float(np.mean([motion(c) for c in clips]))}
+
+
+class Flow:
+    """How far a sampler ends from the probability flow's own end, for the same noise.
+
+    Root mean square in grey levels against UniPC with LIMIT steps. Only for samplers without noise of their own.
+    """
+
+    def __init__(self, predict, diffusion: config.Diffusion, clip: bool, noise: torch.Tensor) -> None:
+        self.predict, self.diffusion, self.clip, self.noise = predict, diffusion, clip, noise
+
+    @cached_property
+    def end(self) -> torch.Tensor:
+        return self.sampled("unipc", LIMIT)
+
+    @torch.inference_mode()
+    def sampled(self, name: str, steps: int) -> torch.Tensor:
+        return Sampler(self.diffusion, name, steps, 0.0, self.clip)(self.predict, self.noise)
+
+    def __call__(self, name: str, steps: int) -> float:
+        return float((self.sampled(name, steps) - self.end).square().mean().sqrt() * 127.5)
+
+
+@torch.inference_mode()
+def flows(parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> dict[str, Flow]:
+    """Of frame 0, and of frame n of real clips from their frames 0 and n-1."""
+    content, network = parts
+    noises = [VideoNoise(0, k, network.size, 0.0) for k in range(len(clips))]
+    first, previous = (as_images(clips[:, k], torch.device("cpu")) for k in (0, n - 1))
+    where, z = torch.tensor([n]), network.motion_code(first, previous)
+
+    def motion_of(x_t, t):
+        return network.predict(x_t, t, where, z, network.residual_of(first, t, where))
+
+    noise = {
+        "content": stacked([v.content(0) for v in noises], torch.device("cpu")),
+        "motion": stacked([v.motion(n, 0) for v in noises], torch.device("cpu")),
+    }
+    calls = {"content": (content, content.facts), "motion": (motion_of, network.facts)}
+    return {part: Flow(f, facts.diffusion, e.sampling.clip, noise[part]) for part, (f, facts) in calls.items()}
+
+
+def networks(name: str):
+    device = machine.prepare()
+    return [trained.load(Path(f"models/{name}/{part}.safetensors"), part, device)[0] for part in ("content", "motion")]
+
+
+def draw(parts, facts: config.Sampling, seed: int, n: int, frames: int) -> tuple[np.ndarray, float]:
+    """Videos 0..n-1 of a seed, and the CPU seconds that they took."""
+    rollout = Rollout(*parts, facts, torch.device("cpu"))
+    noises = [VideoNoise(seed, k, parts[1].size, facts.noise_correlation) for k in range(n)]
+    began = time.process_time()
+    made = [rollout.videos(noises[k : k + facts.group], frames) for k in range(0, n, facts.group)]
+    return np.concatenate(made), time.process_time() - began
+
+
+def default(e) -> dict[str, object]:
+    """The experiment's own sampler, said in full: a noted value is of these."""
+    return e.sampling.model_dump(include={"sampler", "eta", "steps", "content_steps"})
+
+
+def measured(e, parts, judge, notes, seed, n, **changes) -> dict[str, float]:
+    facts = e.sampling.model_copy(update=changes)
+    key = json.dumps([e.name, seed, n, changes], sort_keys=True)
+
+    def make():
+        clips, seconds = draw(parts, facts, seed, n, e.frames)
+        return {**judge(clips), "seconds": seconds / n}
+
+    return notes.once(key, make)
+
+
+def quality(arguments) -> None:
+    """Each sampler and number of steps: distance to the flow's end, FVD, motion, CPU seconds."""
+    e, n = config.load().experiment(arguments.experiment), arguments.videos
+    parts, notes, judge = networks(e.name), Notes(), Judge(e)
+    test = judge.clips("test", n)
+    print("distance to the flow's end, grey levels\n")
+    for part, flow in flows(parts, e, test[:4]).items():
+        print(f"| {part}: steps | ddim | dpm-solver++ | unipc |\n| --- | --- | --- | --- |")
+        for steps in (4, 6, 8, 12, 16, 24):
+            row = []
+            for name in ("ddim", "dpm-solver++", "unipc"):
+                make = partial(flow, name, steps)
+                row.append(f"{notes.once(f'{e.name} flow {part} {name} {steps}', make):.2f}")
+            print(f"| {steps} | {' | '.join(row)} |", flush=True)
+        print()
+    base = notes.once(f"{e.name} floor {n}", lambda: judge(test))
+    print(f"N = {n} against {REAL}, seed 0; floor (test clips): FVD {base['fvd']:.0f}, motion {base['motion']:.2f}\n")
+    print("| sampler, steps | FVD | motion | CPU s a video |\n| --- | --- | --- | --- |")
+    points = {}
+    for sampler, eta, steps in SETTINGS[: arguments.settings]:
+        changes = {"sampler": sampler, "eta": eta, "steps": steps, "content_steps": CONTENT}
+        found = points[sampler, steps] = measured(e, parts, judge, notes, 0, n, **changes)
+        row = f"{found['fvd']:.0f} | {found['motion']:.2f} | {found['seconds']:.2f}"
+        print(f"| {sampler}, {steps} | {row} |", flush=True)
+    if arguments.plot:
+        plot(points, base["fvd"], n, arguments.plot)
+
+
+def correlation(arguments) -> None:
+    """FVD and motion against the correlation of the initial noise between frames, with the default sampler."""
+    e, n = config.load().experiment(arguments.experiment), arguments.videos
+    parts, notes, judge = networks(e.name), Notes(), Judge(e)
+    base = notes.once(f"{e.name} floor {n}", lambda: judge(judge.clips("test", n)))
+    print(f"N = {n} against {REAL}, seed 0; test clips: FVD {base['fvd']:.0f}, motion {base['motion']:.2f}\n")
+    print("| noise_correlation | FVD | motion |\n| --- | --- | --- |")
+    for value in (0.0, 0.5, 0.8, 0.9, 0.95, 1.0):
+        found = measured(e, parts, judge, notes, 0, n, **default(e), noise_correlation=value)
+        print(f"| {value} | {found['fvd']:.0f} | {found['motion']:.2f} |", flush=True)
+
+
+def plot(points, floor: float, n: int, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for sampler in dict.fromkeys(s for s, _ in points):
+        own = sorted((k, p) for (s, k), p in points.items() if s == sampler)
+        fvd = [p["fvd"] for _, p in own]
+        axes[0].plot([k for k, _ in own], fvd, "o-", label=sampler)
+        axes[1].plot([p["seconds"] for _, p in own], fvd, "o-", label=sampler)
+    for axis, label in zip(axes, ("evaluations a frame", "CPU seconds a video"), strict=True):
+        axis.axhline(floor, color="grey", linestyle=":", label="floor")
+        axis.set(xscale="log", xlabel=label)
+    axes[0].set(ylabel=f"FVD, N = {n}")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def seeds(arguments) -> None:
+    """The default against 100 ancestral steps in fp32: the same seeds, mean and standard error over them."""
+    e, n = config.load().experiment(arguments.experiment), arguments.videos
+    parts, notes, judge = networks(e.name), Notes(), Judge(e)
+    naive = {"sampler": "ddpm", "eta": 1.0, "steps": 100, "content_steps": 100, "precision": "fp32"}
+    values = {}
+    for name, changes in (("default", default(e)), ("100 ancestral steps, fp32", naive)):
+        found = [measured(e, parts, judge, notes, seed, n, **changes)["fvd"] for seed in range(arguments.seeds)]
+        values[name] = np.array(found)
+        spread = values[name].std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else float("nan")
+        print(f"{name}: FVD {values[name].mean():.0f} +- {spread:.0f}, N = {n}, seeds {len(found)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, run in {"quality": quality, "correlation": correlation, "seeds": seeds}.items():
+        command = commands.add_parser(name, help=run.__doc__.splitlines()[0])
+        command.set_defaults(run=run)
+        command.add_argument("experiment")
+        command.add_argument("--videos", type=int, default=64)
+        if name == "quality":
+            command.add_argument("--plot", type=Path)
+            command.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first of SETTINGS")
+        if name == "seeds":
+            command.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

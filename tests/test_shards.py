@@ -1,0 +1,255 @@
+"""`vidm sample` as a user sees it: what it leaves, shards, going on after a kill, what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from vidm.config import Experiment
+from vidm.data.store import FrameStore, StoreWriter
+from vidm.errors import InputError
+from vidm.models import trained
+from vidm.sampling import groups, run
+from vidm.sampling.noise import label_of
+from vidm.sampling.plan import Wish
+from vidm.sampling.rollout import Rollout
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # runs/ is made in it
+
+
+@pytest.fixture(scope="module")
+def models(params, store, tmp_path_factory):
+    """Content and motion network of the experiment `dots`: 16 pixels, a grid of 4 frames."""
+    from vidm.training import content, motion
+
+    folder = tmp_path_factory.mktemp("models")
+    content.train(params, "dots", store, folder / "c.safetensors", folder / "runs")
+    motion.train(params, "dots", store, folder / "m.safetensors", folder / "runs")
+    return folder / "c.safetensors", folder / "m.safetensors"
+
+
+def changed(params, **sampling):
+    """The same experiment with other facts of sampling; two videos a batch, and a group."""
+    e = params.experiment("dots")
+    facts = e.sampling.model_dump() | {"videos": 5, "batch": 2, "group": 2} | sampling
+    e = Experiment.model_validate(e.model_dump() | {"sampling": facts})
+    return params.model_copy(update={"experiments": {"dots": e}})
+
+
+def read(path):
+    with FrameStore(path) as store:
+        return np.stack([store.read(i) for i in range(len(store))])
+
+
+def test_what_is_left(params, models, tmp_path):
+    a = tmp_path / "a"
+    a.mkdir()
+    (a / "video_007.mp4").touch()  # of an earlier run with a longer sheet
+    for name in ("a", "b"):
+        run.sample(params, "dots", *models, tmp_path / name)
+    assert {p.name for p in a.iterdir()} == {"samples.h5", "video_000.mp4", "contact_sheet.png", "preview.webp"}
+    with FrameStore(a / "samples.h5") as one, FrameStore(tmp_path / "b" / "samples.h5") as two:
+        assert one.sha256 == two.sha256
+        assert (len(one), one.length(0), one.origin) == (2, 4, "generated")
+    assert not list(Path("runs").rglob("*.h5")), "groups are dropped when all is there"
+    sampling = groups.notes(a / "samples.h5")["sampling"]
+    assert {"sampler", "steps", "eta", "precision", "seeds"} <= sampling.keys()
+    assert sampling["seeds"] == {"seed": 0, "videos": [0, 1]}
+
+
+def test_shards_make_the_same_videos_and_go_on_after_a_kill(params, models, tmp_path, monkeypatch, capfd):
+    params = changed(params)
+    run.sample(params, "dots", *models, tmp_path / "whole")
+    out = tmp_path / "shards"
+    real, made = Rollout.videos, []
+
+    def videos(self, noises, *arguments):
+        made.append([v.video for v in noises])
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return real(self, noises, *arguments)
+
+    monkeypatch.setattr(Rollout, "videos", videos)
+    with pytest.raises(KeyboardInterrupt):
+        run.sample(params, "dots", *models, out, Wish(shard=(2, 2)))
+    assert not out.exists() or not list(out.glob("shard*"))
+    run.sample(params, "dots", *models, out, Wish(shard=(2, 2)))
+    assert made == [[2, 3], [4], [4]]
+    run.sample(params, "dots", *models, out, Wish(shard=(1, 2)))
+    assert made[3:] == [[0, 1]]
+    assert "3 of all shards' 5 videos" in capfd.readouterr().err
+    shards = sorted(out.iterdir(), reverse=True)  # their order does not matter
+    assert [p.name for p in shards] == ["shard_2_of_2.h5", "shard_1_of_2.h5"]
+    run.gather(params, "dots", shards, tmp_path / "gathered")
+    assert not list(Path("runs").rglob("*.done"))
+    with FrameStore(tmp_path / "whole" / "samples.h5") as a, FrameStore(tmp_path / "gathered" / "samples.h5") as b:
+        assert a.sources == b.sources == [f"seed 0 video {k}" for k in range(5)]
+    whole, gathered = (read(tmp_path / name / "samples.h5").astype(int) for name in ("whole", "gathered"))
+    assert np.abs(whole - gathered).max() <= 1
+    about = [groups.notes(tmp_path / name / "samples.h5") for name in ("whole", "gathered")]
+    assert about[0] == about[1]
+    assert (tmp_path / "gathered" / "contact_sheet.png").exists()
+
+
+def test_shards_are_even_and_leave_nothing_out():
+    parts = [groups.shard(2048, k, 7) for k in range(1, 8)]
+    assert [v for part in parts for v in part] == list(range(2048))
+    assert {len(part) for part in parts} == {292, 293}
+    assert groups.cut(range(3, 10), 3) == [range(3, 6), range(6, 9), range(9, 10)]
+
+
+def test_shards_that_do_not_fit_together(params, models, tmp_path):
+    params = changed(params, videos=3)
+    one, two = tmp_path / "1", tmp_path / "2"
+    run.sample(params, "dots", *models, one, Wish(shard=(1, 3)))
+    run.sample(params, "dots", *models, two, Wish(shard=(3, 3)))
+    shards = [one / "shard_1_of_3.h5", two / "shard_3_of_3.h5"]
+    with pytest.raises(InputError, match=r"shard_3_of_3.h5: before it videos 1..1 are missing"):
+        run.gather(params, "dots", shards, tmp_path / "o")
+    with pytest.raises(InputError, match=r"ends with video 0, experiments.dots.sampling.videos is 3"):
+        run.gather(params, "dots", shards[:1], tmp_path / "o")
+    with pytest.raises(InputError, match="videos are there twice"):
+        run.gather(params, "dots", [*shards, shards[0]], tmp_path / "o")
+    run.sample(params, "dots", *models, two, Wish(shard=(2, 3), seed=1))
+    with pytest.raises(InputError, match="other settings, weights or seed"):
+        run.gather(params, "dots", [*shards, two / "shard_2_of_3.h5"], tmp_path / "o")
+
+
+def test_several_motions_of_given_frames(params, models, store, tmp_path):
+    """Three videos of the first image, three of the second; then all go on, beyond the grid."""
+    params, pictures = changed(params, videos=6, batch=4, group=6), tmp_path / "pictures"
+    pictures.mkdir()
+    with FrameStore(store) as clips:
+        first = [clips.frame(k, 0) for k in (0, 1)]
+    for k, frame in enumerate(first):
+        Image.fromarray(frame).save(pictures / f"{k}.png")
+    run.sample(params, "dots", None, models[1], tmp_path / "a", Wish(first=pictures, motions=3))
+    made = read(tmp_path / "a" / "samples.h5")
+    assert made.shape[:2] == (6, 4)
+    assert all(np.array_equal(made[k, 0], first[k // 3]) for k in range(6))
+    assert all(not np.array_equal(made[k, 1], made[k + 1, 1]) for k in range(5))
+    about = groups.notes(tmp_path / "a" / "samples.h5")
+    assert about["checkpoints"].keys() == {"motion"} and about["sampling"]["motions"] == 3
+
+    wish = Wish(further=tmp_path / "a" / "samples.h5", frames=6, beyond="stretch", videos=2)
+    run.sample(params, "dots", *models, tmp_path / "b", wish)
+    longer = read(tmp_path / "b" / "samples.h5")
+    assert longer.shape[:2] == (2, 6)
+    assert np.array_equal(longer[:, :4], made[:2])
+    assert groups.notes(tmp_path / "b" / "samples.h5")["sampling"]["time_grid"] == "stretch"
+
+
+def test_another_size_with_given_frames(params, models, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.fromarray(np.full((24, 24, 3), 90, np.uint8)).save(pictures / "a.jpg")
+    run.sample(params, "dots", None, models[1], tmp_path / "a", Wish(first=pictures, size=24))
+    assert read(tmp_path / "a" / "samples.h5").shape == (1, 4, 24, 24, 3)
+
+
+def without_grid(path, out):
+    with safe_open(path, "pt") as file:
+        notes = json.loads(file.metadata()["vidm"])
+    del notes["frames"]
+    save_file(load_file(path), out, metadata={"vidm": json.dumps(notes)})
+    return out
+
+
+REFUSED = [
+    (Wish(frames=5), "--frames 5: .*knows 4 frames; .*--time-grid clamp"),
+    (Wish(first=Path("large")), r"large: frames are 24 x 24, to be sampled are 16 x 16.*--size 24"),
+    (Wish(first=Path("mixed")), r"b.png: 8 x 16 pixels"),
+    (Wish(first=Path("broken")), r"a.png: not a readable image"),
+    (Wish(first=Path("clips.h5"), videos=9), r"clips.h5: 4 clips or images.*the 9 asked"),
+    (Wish(first=Path("clips.h5"), further=Path("clips.h5")), "one of them"),
+    (Wish(further=Path("clips.h5")), r"clips.h5: has 6 frames already"),
+    (Wish(size=32), "constant c has 16 pixels; give frames with --first"),
+    (Wish(size=17), "--size 17: .*multiples of 2"),
+    (Wish(shard=(3, 2)), "--shard 3/2"),
+    (Wish(cls="cats"), "--class cats: .*does not know it"),
+]
+
+
+@pytest.mark.parametrize(("wish", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_refused_before_work_starts(params, models, store, tmp_path, wish, words):
+    for name, sizes in (("large", [(24, 24)]), ("mixed", [(16, 16), (8, 16)])):
+        (tmp_path / name).mkdir()
+        for k, size in enumerate(sizes):
+            Image.new("RGB", size).save(tmp_path / name / f"{'ab'[k]}.png")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no image")
+    shutil.copy(store, tmp_path / "clips.h5")
+    with pytest.raises(InputError, match=words) as error:
+        run.sample(params, "dots", *models, tmp_path / "o", wish)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "o").exists() and not (tmp_path / "runs").exists()
+
+
+def test_other_files_and_disks_are_looked_at_before_work_starts(params, models, tmp_path, monkeypatch):
+    params, out = changed(params, videos=4), tmp_path / "o"
+    with pytest.raises(InputError, match="its time grid is not in it"):
+        run.sample(params, "dots", models[0], without_grid(models[1], tmp_path / "m.safetensors"), out)
+    with pytest.raises(InputError, match="--content: is needed"):
+        run.sample(params, "dots", None, models[1], out)
+    run.sample(params, "dots", *models, out, Wish(shard=(1, 2)))
+    with pytest.raises(InputError, match=r"shard_1_of_2.h5: holds videos 0..1 of seed 0, shard_1_of_3.h5 .* 0..0;"):
+        run.sample(params, "dots", *models, out, Wish(shard=(1, 3)))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(InputError, match=r"needs 0.0 MB, 0.0 MB are free on its disk"):
+        run.sample(params, "dots", *models, out, Wish(shard=(2, 2)))
+    assert sorted(p.name for p in out.iterdir()) == ["shard_1_of_2.h5"]
+
+
+def test_where_the_time_goes(params, models, tmp_path, capfd):
+    run.sample(params, "dots", *models, tmp_path / "o", benchmark=True)
+    said, heard = capfd.readouterr()
+    rows = {line.split()[0]: float(line.split()[1]) for line in said.splitlines() if " s" in line}
+    parts = {"content", "encoder", "unet", "coordinates", "scheduler", "noise", "io", "spynet", "rest"}
+    assert rows.keys() == parts | {"all"}
+    assert sum(rows[part] for part in parts) == pytest.approx(rows["all"], abs=0.06)
+    assert min(rows["unet"], rows["spynet"]) > 0
+    assert "2 videos of 4 frames, 16 x 16 pixels: 0.0 MB of disk at most" in heard
+    assert "residual features: 2 of 2 kept" in heard
+
+
+def test_classes_and_the_official_loss_from_training_to_samples(params, store, tmp_path):
+    """The clips' classes reach both networks and come back with the samples; learned variance on the way."""
+    from vidm.training import content, motion
+
+    classed = tmp_path / "classed.h5"
+    with FrameStore(store) as plain, StoreWriter(classed, 16, 16, {}, origin="raw") as writer:
+        for i in range(len(plain)):
+            writer.add(plain.read(i), fps=25, split="train", source=str(i), cls="ab"[i % 2])
+    official = {"loss": "mse", "variance": "learned-range", "weighting": "p2"}
+    e = params.experiment("dots")
+    facts = e.model_dump() | {"class_conditioning": True}
+    facts["motion"] |= {"residual": "features-n", "spynet_range": "signed", "diffusion": official}
+    params = params.model_copy(update={"experiments": {"dots": Experiment.model_validate(facts)}})
+
+    with pytest.raises(InputError, match="have 1 class"):
+        content.train(params, "dots", store, tmp_path / "c.safetensors")
+    content.train(params, "dots", classed, tmp_path / "c.safetensors")
+    motion.train(params, "dots", classed, tmp_path / "m.safetensors")
+    weights = tmp_path / "c.safetensors", tmp_path / "m.safetensors"
+    _, notes = trained.load(weights[1], "motion", torch.device("cpu"))
+    assert notes["classes"] == {"a": 2, "b": 2}
+    for name, wish, classes in (
+        ("drawn", Wish(), ["ab"[label_of(0, k, [2, 2])] for k in range(2)]),
+        ("asked", Wish(cls="b"), ["b", "b"]),
+        ("given", Wish(first=classed), ["a", "b"]),
+    ):
+        run.sample(params, "dots", *weights, tmp_path / name, wish)
+        with FrameStore(tmp_path / name / "samples.h5") as made:
+            assert made.classes == classes
+    with pytest.raises(InputError, match="the network knows no class ''; give one with --class"):
+        run.sample(params, "dots", *weights, tmp_path / "o", Wish(first=store))
