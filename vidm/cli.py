@@ -103,6 +103,26 @@ def inspect(
         print(inspection.verify(path))
 
 
+@data_app.command("sources", epilog="Example: vidm data sources")
+def data_sources():
+    """Real footage: what vidm data fetch gets, with sizes, hashes and licences, and what has to be got by hand."""
+    from vidm.data import sources
+
+    print(sources.table())
+
+
+@data_app.command("fetch", epilog="Example: vidm data fetch sky-preview")
+def fetch_data(
+    name: Annotated[str, typer.Argument(help="a name from vidm data sources")],
+    file: Annotated[Path | None, typer.Option("--from", help="take this file, fetched elsewhere")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder to fill; default: the one of vidm data sources")] = None,
+):
+    """Fetch real footage, check it, and cut or unpack it into data/raw. Stopped, the same command goes on."""
+    from vidm.data import fetch, sources
+
+    print(fetch.fetch(sources.find(name), out, file))
+
+
 @weights_app.command("list", epilog="Example: vidm weights list")
 def list_weights():
     """The pretrained files that vidm knows: purpose, source, licence, hash, where it is."""
