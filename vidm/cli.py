@@ -94,11 +94,11 @@ def inspect(
 
     facts = config.load(params).dataset(dataset) if dataset else config.Dataset(raw=".", resolution=128)
     found = inspection.survey(path, facts, probe)
+    print(inspection.describe(found))
     if json:
         inspection.save(found, json)
     if picture:
         draw(path, facts, picture)
-    print(inspection.describe(found))
     if verify:
         print(inspection.verify(path))
 

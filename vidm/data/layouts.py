@@ -76,9 +76,9 @@ def find(folder: str | Path, layout: str = "detect", fold: int = 1) -> Found:
     if rule is None:
         base = _split_folder(root)
         rule = published.generic(base)
-        name = "frame-folders" if any(e.pictures for e in entries) else "videos"
-        if name == "frame-folders" and any(not e.reason and not e.pictures for e in entries):
-            name = "videos"
+        if name == "detect":
+            only = all(e.pictures or e.reason for e in entries) and any(e.pictures for e in entries)
+            name = "frame-folders" if only else "videos"
     below, frames, clips = base.relative_to(root).parts, any(e.pictures for e in entries), []
     for entry in entries:
         if entry.reason == EMPTY and not frames:  # of a data set of folders, an empty one is a clip that is gone
