@@ -29,15 +29,20 @@ def draw(path: str | Path, facts: config.Dataset, out: Path) -> None:
     rows = _shown(Path(path), facts)
     if not rows:
         raise InputError(f"{path}: no clip to draw")
-    figure = Figure(figsize=(1.3 * ROW, 1.5 * len(rows)), layout="constrained", dpi=120)
-    axes = figure.subplots(len(rows), ROW, squeeze=False)
-    for row, (split, clips) in zip(axes, rows.items(), strict=True):
-        for cell, (name, frame) in zip(row, [*clips, *[("", None)] * ROW], strict=False):
-            cell.axis("off")
-            if frame is not None:
-                cell.imshow(frame)
-                cell.set_title(name, fontsize=5, parse_math=False)
-        row[0].text(-0.08, 0.5, split, transform=row[0].transAxes, rotation=90, va="center", ha="right", fontsize=7)
+    side = next(frame.shape[0] for clips in rows.values() for _, frame in clips)
+    step = round(side * 1.15)  # room for the names
+    sheet = np.full((len(rows) * step, ROW * step, 3), 255, np.uint8)
+    figure = Figure(figsize=(1.3 * ROW + 0.3, 1.3 * len(rows)), dpi=120)
+    axes = figure.add_axes((0.3 / (1.3 * ROW + 0.3), 0, 1 - 0.3 / (1.3 * ROW + 0.3), 1))
+    axes.axis("off")
+    for row, (split, clips) in enumerate(rows.items()):
+        bottom = (row + 1) * step
+        axes.text(-0.05 * step, bottom - side / 2, split, rotation=90, va="center", ha="right", fontsize=7)
+        for column, (name, frame) in enumerate(clips):
+            left = column * step
+            sheet[bottom - frame.shape[0] : bottom, left : left + frame.shape[1]] = frame
+            axes.text(left, bottom - side - 0.03 * step, name, fontsize=5, parse_math=False)
+    axes.imshow(sheet)
     with replacing(out) as temporary:
         figure.savefig(temporary, format=out.suffix[1:].lower())
 
