@@ -130,7 +130,7 @@ def write(
 
         def take(image: np.ndarray) -> None:
             nonlocal count
-            out.write(recipe(image, resolution))
+            out.write(np.ascontiguousarray(recipe(image, resolution)))
             count += 1
 
         done, log = _run(video.output("pipe:1", **PPM), path, found, take=take)

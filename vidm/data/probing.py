@@ -27,8 +27,15 @@ PLAYLIST = re.compile(
 VIDEO = re.compile(
     rb".{4}(ftyp|moov|mdat|free|wide)|RIFF.{4}AVI |\x1a\x45\xdf\xa3|FLV|OggS|GIF8|\x00\x00\x01\xba", re.S
 )
+# What lies under a video's name when a download went wrong.
+FOREIGN = {
+    b"<!doctype html": "a web page, not a video",
+    b"<html": "a web page, not a video",
+    b"version https://git-lfs": "a pointer of Git LFS, not the video; git lfs pull",
+}
 PICTURES = "pictures"  # stands for the container of a folder of them
 CODECS = {"JPEG": "mjpeg", "PNG": "png"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 USUAL_RATE = 25.0  # frames per second, where nothing says it
 
 
@@ -88,6 +95,7 @@ def probe(path: str | Path) -> Probe:
                 return _probe(container)
     except (av.FFmpegError, ValueError) as error:
         kind = "damaged or truncated" if VIDEO.match(start) else "not a video"
+        kind = next((words for head, words in FOREIGN.items() if start.lstrip().lower().startswith(head)), kind)
         raise VideoError(f"{kind} ({getattr(error, 'strerror', None) or error})") from None
     except OSError as error:
         raise VideoError(f"can't be read ({error.strerror})") from None
@@ -100,10 +108,13 @@ def _probe(container) -> Probe:
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
     if not streams:
-        found = sorted({s.type for s in container.streams} - {"data"})
+        found = sorted({"a cover" if s.type == "video" else s.type for s in container.streams} - {"data"})
         if not found:
             raise VideoError("damaged or truncated: no picture or sound in it")
         raise VideoError(f"no video stream (only {', '.join(found)})")
+    streams = [s for s in streams if s.codec_context is not None]
+    if not streams:
+        raise VideoError("damaged or truncated: nothing decodes its video stream")
     stream = max(streams, key=lambda s: (s.width * s.height, -s.index))  # the first of the largest
     stream.thread_count = 1
     frames, first, fault, last = 0, None, "", None
@@ -155,9 +166,13 @@ def probe_pictures(folder: Path, fps: float | None = None) -> Probe:
                 orientation = image.getexif().get(0x0112, 1)
                 facts = (image.format, image.size, orientation if orientation in range(1, 9) else 1)
                 mode = image.mode
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError:
+            raise VideoError(f"{path.name}: announces more pixels than a picture may have") from None
+        except (OSError, SyntaxError, ValueError) as error:
             reason = "empty file" if path.stat().st_size == 0 else "not a JPEG or PNG picture"
             raise VideoError(f"{path.name}: {getattr(error, 'strerror', None) or reason}") from None
+        if ENDS[facts[0]] not in _tail(path):  # ffmpeg would paint the rest grey, and say nothing
+            raise VideoError(f"{path.name}: cut off; it has no end")
         first = first or facts
         for one, other in zip(first, facts, strict=True):
             if one != other:
@@ -175,6 +190,13 @@ def probe_pictures(folder: Path, fps: float | None = None) -> Probe:
         pixels=mode,
         orientation=orientation,
     )
+
+
+def _tail(path: Path) -> bytes:
+    """The last bytes of a file; some programs write more behind the picture's own end."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return file.read()
 
 
 def _words(fact: object) -> str:
