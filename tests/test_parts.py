@@ -164,7 +164,10 @@ def test_a_full_disk_is_no_fault_of_the_file(tmp_path, monkeypatch):
         patch.setattr(parting, "write", full)
         extract(raw, out, facts(), parts=tmp_path / "runs")
     usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"s\.h5: needs 15\.4 kB on a disk that has 0"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"s\.h5: the next clip needs 7\.68 kB, the disk has 0"),
+    ):
         patch.setattr(extraction.shutil, "disk_usage", lambda _: usage._replace(free=0))
         extract(raw, out, facts(), parts=tmp_path / "runs")
     assert not out.exists()

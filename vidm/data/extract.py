@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -9,14 +10,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from vidm import config
 from vidm.data.layouts import SPLITS, Candidate, Found, find
-from vidm.data.parts import Part, Parts, fits
+from vidm.data.parts import Part, Parts, fits, sweep
 from vidm.data.probing import VideoError
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
@@ -54,27 +55,26 @@ def extract(
     found = find(source, "videos" if origin == "procedural" else facts.layout, facts.fold)
     if not found.clips:
         raise InputError(f"{source}: no video in this folder; put some there")
+    started, title = time.monotonic(), f"extract {shown(source.name)}"
     with ExitStack() as stack:
         temporary = parts is None
         if temporary:
             out.parent.mkdir(parents=True, exist_ok=True)
             parts = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent))
         kept = Parts(Path(parts), facts)
-        started = time.monotonic()
         if shard:
             k, n = shard
             mine = found.clips[k - 1 :: n]
-            failed, _, _ = _make(mine, kept, workers, f"extract {shown(source.name)} {k}/{n}")
-            return (
-                f"{parts}: {len(mine) - len(failed)} of {len(mine)} clips of shard {k} of {n}, "
-                f"{time.monotonic() - started:.1f} s"
-            )
-        failed, frames, before = _make(found.clips, kept, workers, f"extract {shown(source.name)}")
-        _room(out, frames * facts.resolution**2 * 3)
-        lines = _assemble(source, out, facts, origin, found, kept, failed)
-        lines[0] += f", {time.monotonic() - started:.1f} s, {frames / (time.monotonic() - started):.0f} frames/s"
-        if before:
-            lines.append(f"{before} clips were decoded before and taken from {parts}")
+            done = sum(reason == "" for _, _, reason in _made(mine, kept, workers, f"{title} {k}/{n}"))
+            seconds = time.monotonic() - started
+            return f"{parts}: {done} of {len(mine)} clips of shard {k} of {n}, {seconds:.1f} s"
+        sweep(out.parent, f".{glob.escape(out.name)}.*.tmp")
+        made = stack.enter_context(closing(_made(found.clips, kept, workers, title)))
+        lines, frames = _assemble(source, out, facts, origin, found, kept, made)
+        seconds = time.monotonic() - started
+        lines[0] += f", {seconds:.1f} s, {frames / seconds:.0f} frames/s"
+        if kept.reused:
+            lines.append(f"{kept.reused} clips were decoded before and taken from {parts}")
         if prune:
             kept.prune()
         elif not temporary:
@@ -82,20 +82,21 @@ def extract(
         return "\n".join(lines)
 
 
-def _make(candidates: list[Candidate], parts: Parts, workers: int, title: str) -> tuple[dict[str, str], int, int]:
-    """Make what parts are not there; (reasons of those without one by source, frames of all, parts from before)."""
-    failed: dict[str, str] = {}
-    started, frames, before = time.monotonic(), 0, 0
+def _made(
+    candidates: list[Candidate], parts: Parts, workers: int, title: str
+) -> Iterator[tuple[Candidate, Part | None, str]]:
+    """Each candidate in order, with its part, or None and the reason why there is none."""
+    started, frames = time.monotonic(), 0
     workers = min(workers or cores(), cores())
     with bar(len(candidates), title, "files") as progress, closing(_decoded(candidates, parts, workers)) as stream:
         for candidate, result in stream:
             try:
-                part, old = result.result()
-                frames, before = frames + part.frames, before + old
+                part = result.result()
+                frames += part.frames
+                yield candidate, part, ""
             except VideoError as error:
-                failed[candidate.source] = str(error)
+                yield candidate, None, str(error)
             progress.advance(1, f"{frames / (time.monotonic() - started):.0f} frames/s")
-    return failed, frames, before
 
 
 def _decoded(candidates: list[Candidate], parts: Parts, workers: int) -> Iterator[tuple[Candidate, Future]]:
@@ -113,35 +114,32 @@ def _decoded(candidates: list[Candidate], parts: Parts, workers: int) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
-def _part(candidate: Candidate, parts: Parts) -> tuple[Part, bool]:
-    """The part of a candidate, and whether it was there before."""
-    part = None if candidate.reason else parts.kept(candidate)
-    return (part, True) if part else (parts.make(candidate), False)
-
-
-def _room(out: Path, needed: int) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out.parent).free
-    if free < needed:
-        raise InputError(f"{out}: needs {size(needed)} on a disk that has {size(free)} left; the parts are kept")
+def _part(candidate: Candidate, parts: Parts) -> Part:
+    return (None if candidate.reason else parts.kept(candidate)) or parts.make(candidate)
 
 
 def _assemble(
-    source: Path, out: Path, facts: config.Dataset, origin: str, found: Found, parts: Parts, failed: dict[str, str]
-) -> list[str]:
-    """Copy the parts into the store, which appears under its name when it is whole; return a summary."""
+    source: Path,
+    out: Path,
+    facts: config.Dataset,
+    origin: str,
+    found: Found,
+    parts: Parts,
+    made: Iterable[tuple[Candidate, Part | None, str]],
+) -> tuple[list[str], int]:
+    """Copy the parts into the store as they come; it appears under its name when it is whole. (summary, frames)"""
     side, total = facts.resolution, 0
     seen: dict[str, str] = {}  # digest of a file's bytes -> its source
     undecided: dict[str, list[int]] = {}  # digest -> its clips, where nothing names a split
     groups = set()
     with StoreWriter(out, side, side, facts.model_dump(mode="json"), origin) as writer:
-        for candidate in found.clips:
-            try:
-                part = _finished(candidate, parts, failed, seen)
-            except VideoError as error:
-                writer.skip(candidate.source, str(error))
+        for candidate, part, reason in made:
+            reason = reason or _unwanted(part, facts, seen)
+            if reason:
+                writer.skip(candidate.source, reason)
                 continue
             seen[part.digest] = candidate.source
+            _room(out, part.frames * side * side * 3)
             digest = hashlib.sha256(candidate.group.encode()).hexdigest() if candidate.group else part.digest
             for start, length, name, piece in _pieces(part, parts.hashes(candidate, part), facts):
                 i = writer.append(
@@ -171,20 +169,22 @@ def _assemble(
     lines += [f"warning: no {split} clip" for split in ("train", "test") if not splits[split]]
     if skipped:
         lines.append(f"{len(skipped)} skipped: {reasons(skipped, SHOWN)}")
-    return lines
+    return lines, total
 
 
-def _finished(candidate: Candidate, parts: Parts, failed: dict[str, str], seen: dict[str, str]) -> Part:
-    """The part of a candidate. Raises VideoError where the clip can't be taken."""
-    if candidate.source in failed:
-        raise VideoError(failed[candidate.source])
-    part = parts.kept(candidate)
-    if part is None:
-        raise VideoError("changed while it was extracted; the same command takes it")
-    fits(part.frames * parts.facts.stride, parts.facts, part.announced)
-    if part.digest in seen:
-        raise VideoError(f"the same bytes as {seen[part.digest]}")
-    return part
+def _unwanted(part: Part, facts: config.Dataset, seen: dict[str, str]) -> str:
+    """Why a decoded clip is not taken, or ""."""
+    try:
+        fits(part.frames * facts.stride, facts, part.announced)
+    except VideoError as error:
+        return str(error)
+    return f"the same bytes as {seen[part.digest]}" if part.digest in seen else ""
+
+
+def _room(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise InputError(f"{out}: the next clip needs {size(needed)}, the disk has {size(free)}; the parts are kept")
 
 
 def _pieces(part: Part, hashes: list[str], facts: config.Dataset) -> Iterator[tuple[int, int, str, str]]:

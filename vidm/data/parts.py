@@ -11,6 +11,7 @@ splits and classes are no settings: another choice of them decodes nothing anew.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -54,12 +56,11 @@ class Parts:
 
     def __init__(self, folder: Path, facts: config.Dataset) -> None:
         self.folder, self.facts = folder, facts
+        self.reused, self._counting = 0, Lock()  # parts that were there before
         settings = facts.model_dump(include={"resolution", "stride", "resize", "fps"})
         self._settings = config.digest(settings, VERSION, ffmpeg_version())
         self._frame = facts.resolution**2 * 3
-        for path in folder.glob("*/.*.tmp"):  # of a process that was killed
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink(missing_ok=True)
+        sweep(folder, "*/.*.tmp")
 
     def kept(self, candidate: Candidate) -> Part | None:
         """The part of a clip, where it was made before and still counts."""
@@ -73,7 +74,11 @@ class Parts:
                 self._note(path, part)
         except (OSError, ValueError, TypeError):
             return None
-        return part if whole and part.stamp == stamp else None
+        if not whole or part.stamp != stamp:
+            return None
+        with self._counting:
+            self.reused += 1
+        return part
 
     def make(self, candidate: Candidate) -> Part:
         """Decode a clip into its part. Raises VideoError with the reason, InputError where the disk is full."""
@@ -124,6 +129,14 @@ class Parts:
     def _note(self, path: Path, part: Part) -> None:
         with replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(asdict(part)), encoding="utf-8")
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove temporary files that a killed process left."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink()
 
 
 def examine(candidate: Candidate, facts: config.Dataset) -> Probe:
