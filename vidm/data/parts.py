@@ -33,7 +33,7 @@ from vidm.errors import InputError
 from vidm.files import replacing
 
 VERSION = 1  # raised when the frames of the same file come out otherwise
-BLOCK = 8 << 20  # bytes of frames that are in memory at once
+BLOCK = 1 << 20  # bytes of frames that are in memory at once; more would fall out of the processor's cache
 STALE = 3600  # seconds after which a temporary file is nobody's any more
 
 
@@ -83,8 +83,7 @@ class Parts:
     def make(self, candidate: Candidate) -> Part:
         """Decode a clip into its part. Raises VideoError with the reason, InputError where the disk is full."""
         facts, size, path = self.facts, self.facts.max_frames or 0, self._path(candidate)
-        found = examine(candidate, facts)
-        fits(0 if facts.fps else found.frames, facts)
+        found = examine(candidate, facts, count=False)
         try:
             stamp, digest = _stamp(candidate), file_digest(candidate)
         except OSError as error:
@@ -139,11 +138,11 @@ def sweep(folder: Path, pattern: str) -> None:
                 path.unlink()
 
 
-def examine(candidate: Candidate, facts: config.Dataset) -> Probe:
-    """What a candidate says of itself. Raises VideoError with the reason why it can't be taken."""
+def examine(candidate: Candidate, facts: config.Dataset, count: bool = True) -> Probe:
+    """What a candidate says of itself, as `probe`. Raises VideoError with the reason why it can't be taken."""
     if candidate.reason:
         raise VideoError(candidate.reason)
-    return probe_pictures(candidate.path, facts.fps) if candidate.pictures else probe(candidate.path)
+    return probe_pictures(candidate.path, facts.fps) if candidate.pictures else probe(candidate.path, count)
 
 
 def fits(frames: int, facts: config.Dataset, announced: int = 0) -> None:
@@ -178,13 +177,17 @@ def file_digest(candidate: Candidate) -> str:
 
 
 def _blocks(path: Path, start: int, length: int, side: int) -> Iterator[np.ndarray]:
+    """The frames a few at a time, all in one piece of memory: a block is gone when the next one comes."""
     frame = side * side * 3
-    most = max(1, BLOCK // frame)
-    with path.open("rb") as file:
+    most = max(1, min(length, BLOCK // frame))
+    block = np.empty((most, side, side, 3), np.uint8)
+    with path.open("rb", buffering=0) as file:
         file.seek(start * frame)
         for n in range(0, length, most):
-            count = min(most, length - n)
-            yield np.fromfile(file, np.uint8, count * frame).reshape(count, side, side, 3)
+            part = block[: min(most, length - n)]
+            if file.readinto(memoryview(part).cast("B")) != part.nbytes:
+                raise InputError(f"{path}: shorter than it was; remove it, and the same command makes it again")
+            yield part
 
 
 def _hashes(path: Path, frames: int, size: int, side: int) -> list[str]:

@@ -75,8 +75,10 @@ class Probe:
         return (self.height, self.width) if turned else (self.width, self.height)
 
 
-def probe(path: str | Path) -> Probe:
+def probe(path: str | Path, count: bool = True) -> Probe:
     """Open a file without following anything and count its frames.
+
+    count False: no further than to the first frame; `frames` is what the header says (0: nothing), `variable` False.
 
     Raises VideoError: empty, a playlist, not a video, no video stream, no picture that decodes.
     """
@@ -92,7 +94,7 @@ def probe(path: str | Path) -> Probe:
             file.seek(0)
             # By the open file, not by its name: any name works, and nothing else can be opened beside it.
             with av.open(file, options=LOCAL) as container:
-                return _probe(container)
+                return _probe(container, count)
     except (av.FFmpegError, ValueError) as error:
         kind = "damaged or truncated" if VIDEO.match(start) else "not a video"
         kind = next((words for head, words in FOREIGN.items() if start.lstrip().lower().startswith(head)), kind)
@@ -101,7 +103,7 @@ def probe(path: str | Path) -> Probe:
         raise VideoError(f"can't be read ({error.strerror})") from None
 
 
-def _probe(container) -> Probe:
+def _probe(container, count: bool) -> Probe:
     import av
 
     # A cover picture of a song is a "video" stream of one frame.
@@ -130,6 +132,9 @@ def _probe(container) -> Probe:
                 first = next(iter(packet.decode()), None)
             except av.FFmpegError as error:
                 fault = f" ({error.strerror})"
+        if first is not None and not count:
+            frames = stream.frames
+            break
     if first is None:
         raise VideoError(f"damaged or truncated: no frame decodes{fault}")
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -217,7 +218,8 @@ class FrameStore:
         if channels != 3 or (len(self._starts) and (self._starts + self.lengths).max() > total):
             raise InputError(f"{self.path}: its table of clips does not fit its frames; {REMEDY}")
         self.fps, self.strides = table["fps"], table["stride"]
-        self.splits, self.classes = table["split"], table["class"]
+        # One string for each name, not one for each clip: half a million of them are 30 MB.
+        self.splits, self.classes = ([sys.intern(name) for name in table[field]] for field in ("split", "class"))
         self.sources, self.hashes = table["source"], table["hash"]
         self.shape = tuple(int(side) for side in shape)
         self.resolution = int(attributes["resolution"])
