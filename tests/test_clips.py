@@ -172,3 +172,39 @@ def test_windows(store, tmp_path):
     assert len(windows(store, None, 5, stride=2)) == 2  # spans 9 frames: clips 0 and 2
     with pytest.raises(InputError, match="13 frames"):
         windows(store, "train", 7, stride=2)
+
+
+def test_windows_that_do_not_overlap_and_phases(store):
+    """Clips of 9, 6 and 12 frames; what is left over is not used."""
+    starts = {}
+    for rule, stride in (("first", 2), ("every", 1), ("every", 2), ("phases", 2), ("phases", 3)):
+        found = windows(store, "train", 3, rule, stride)
+        starts[rule, stride] = {k: [s for i, s in found if store.sources[i] == k] for k in "012"}
+        used = [(i, s + stride * n) for i, s in found for n in range(3)]
+        assert len(used) == len(set(used)), "no frame twice"
+        assert all(n < store.length(i) for i, n in used)
+        assert list(dict.fromkeys(i for i, _ in found)) == sorted(
+            {i for i, _ in found}, key=lambda i: store.hashes[i]
+        ), "in the order of the content"
+    assert starts["first", 2] == {"0": [0], "1": [0], "2": [0]}
+    assert starts["every", 1] == {"0": [0, 3, 6], "1": [0, 3], "2": [0, 3, 6, 9]}
+    assert starts["every", 2] == {"0": [0], "1": [0], "2": [0, 5]}
+    assert starts["phases", 2] == {"0": [0, 1], "1": [0, 1], "2": [0, 1, 6, 7]}
+    assert starts["phases", 3] == {"0": [0, 1, 2], "1": [], "2": [0, 1, 2]}
+    # As DIGAN cuts a video: blocks of frames * stride, each reshaped to (frames, stride), a window for each phase.
+    clip = store.sources.index("2")
+    blocks = store.read(clip).reshape(2, 3, 2, *store.shape, 3)
+    expected = [blocks[b, :, phase] for b in range(2) for phase in range(2)]
+    mine = [w for w in windows(store, "train", 3, "phases", 2) if w[0] == clip]
+    np.testing.assert_array_equal(np.stack(list(read_windows(store, mine, 3, 2))), np.stack(expected))
+
+
+def test_triplets_tell_the_stride_of_their_clip(tmp_path):
+    with StoreWriter(tmp_path / "s.h5", 4, 6, {}, "raw") as writer:
+        for i, stride in enumerate((1, 3)):
+            data = np.stack([frame(i, n) for n in range(6)])
+            writer.add(data, fps=10, stride=stride, split="train", source=f"{i}")
+    draw = TripletDraw(FrameStore(tmp_path / "s.h5"), frames=3)
+    items = [draw.item(0, k) for k in range(40)]
+    assert {(int(item["clip"]), int(item["stride"])) for item in items} == {(0, 1), (1, 3)}
+    assert next(batches(draw, 4, 0, 1))["stride"].dtype == torch.int64

@@ -1,7 +1,14 @@
 """Snakemake owns the steps, DVC the bytes: neither makes the other do its work again. One tiny run of everything."""
 
+import importlib.util
 import json
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -165,6 +172,63 @@ def test_videos_added_then_kept_by_dvc(pushed, tmp_path):
     other.ok("snakemake", "--cores", "1", "--touch", "--forceall", "data/frames/smoke.h5")
     assert other.planned("data/frames/smoke.h5") == set()
     assert "snakemake" not in other.ok("dvc", "repro", "frames")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """The address of an S3 server of this machine, with a bucket `lab`; a skip where there is none to start."""
+    for module in ("moto", "flask", "dvc_s3"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"no {module}: pip install -c constraints.txt -e '.[s3,s3-test]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("s3") / "log").open("w")
+    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+    with log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT) as server:
+        address = f"http://127.0.0.1:{port}"
+        bucket = urllib.request.Request(f"{address}/lab", method="PUT")
+        try:
+            for _ in range(300):
+                try:
+                    urllib.request.urlopen(bucket, timeout=10).close()
+                    break
+                except urllib.error.URLError:
+                    assert server.poll() is None, Path(log.name).read_text(encoding="utf-8")
+                    time.sleep(0.1)
+            yield address
+        finally:
+            server.kill()
+
+
+def test_the_same_through_an_s3_server(pushed, s3, tmp_path, monkeypatch):
+    """Frames, weights, results and raw videos; the folder that held them before is gone for the other side."""
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fresh = clone(pushed, tmp_path / "fresh")
+    fresh.ok("python", "workflow/scripts/pull.py", TARGET)
+    fresh.ok("dvc", "remote", "add", "--default", "bucket", "s3://lab/vidm")
+    fresh.ok("dvc", "remote", "modify", "bucket", "endpointurl", s3)
+    fresh.ok("dvc", "remote", "remove", "storage")
+    fresh.commit("S3")
+    fresh.ok("dvc", "push")
+
+    other = clone(fresh, tmp_path / "other")
+    assert "storage" not in other.ok("dvc", "remote", "list")
+    said = other.ok("python", "workflow/scripts/pull.py", TARGET)
+    assert said.splitlines()[-1].endswith("up to date")
+    assert other.planned(TARGET) == set()
+    assert other.times().keys() == pushed.times().keys()
+
+    video(fresh.folder / "data/raw/mine/a.mp4", 1)
+    fresh.ok("dvc", "add", "data/raw/mine/a.mp4")
+    fresh.commit("a video")
+    fresh.ok("dvc", "push")
+    other.ok("git", "pull", "-q")
+    other.ok("dvc", "pull", "data/raw/mine/a.mp4.dvc")
+    raw = Path("data/raw/mine/a.mp4")
+    assert (other.folder / raw).read_bytes() == (fresh.folder / raw).read_bytes()
 
 
 def test_lock_is_of_a_real_run():

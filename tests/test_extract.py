@@ -13,7 +13,8 @@ from test_video import ffmpeg, lossless, picture
 from vidm import cli
 from vidm.config import Dataset
 from vidm.data import extract as extraction
-from vidm.data.extract import extract, inspect, split_by_hash
+from vidm.data.extract import extract, split_by_hash
+from vidm.data.inspection import describe, survey
 from vidm.data.layouts import find_clips, has_videos
 from vidm.data.store import FrameStore
 from vidm.data.video import encode
@@ -113,10 +114,10 @@ def test_zoo(zoo, tmp_path):
     assert "7 clips" in summary
     assert "13 skipped" in summary
     assert "cut.mp4" in summary
-    text = inspect(zoo)
+    text = describe(survey(zoo, facts()))
     assert "playlist" in text
     assert "link out of the folder" in text
-    assert "sha256" in inspect(out)
+    assert "sha256" in describe(survey(out, facts()))
     assert [p.name for p in tmp_path.iterdir()] == ["zoo.h5"]
 
 
@@ -212,10 +213,10 @@ def test_interrupted_extraction_leaves_the_old_store(tmp_path, monkeypatch):
     def stopped(*arguments):
         if arguments[0].source == "3.mkv":
             raise KeyboardInterrupt
-        return decode(*arguments)
+        return part(*arguments)
 
-    decode = extraction._decode
-    monkeypatch.setattr(extraction, "_decode", stopped)
+    part = extraction._part
+    monkeypatch.setattr(extraction, "_part", stopped)
     with pytest.raises(KeyboardInterrupt):
         extract(raw, out, facts(), workers=2)
     assert out.read_bytes() == before

@@ -51,7 +51,20 @@ class Dataset(Facts):
     stride: Positive = Field(1, description="keep every k-th frame")
     min_frames: Positive = Field(16, description="shorter clips are dropped, counted after the stride")
     max_frames: Positive | None = Field(None, description="longer clips are cut into pieces of this length")
-    resize: Literal["area", "bilinear", "bicubic", "lanczos"] = "area"
+    resize: Literal["area", "bilinear", "bicubic", "lanczos", "centre-crop bilinear", "lanczos then crop"] = Field(
+        "area",
+        description="a kernel: the short side is scaled by it, then the centre is cut out; centre-crop bilinear: the "
+        "other order, without antialias, as DIGAN and VIDM; lanczos then crop: by Pillow, as StyleGAN-V",
+    )
+    fps: float | None = Field(
+        None,
+        gt=0,
+        description="make the frame rate constant: videos are resampled, folders of pictures taken to have it",
+    )
+    layout: Literal["detect", "sky-timelapse", "ucf101", "taichi", "clevrer", "frame-folders", "videos"] = Field(
+        "detect", description="how the folder is to be read; see docs/data.md"
+    )
+    fold: Literal[1, 2, 3] = Field(1, description="which of UCF-101's three lists of train and test")
     test_fraction: Fraction = Field(1 / 3, description="of a folder without train/ and test/, by a hash of the bytes")
     procedural: Procedural | None = None
 

@@ -2,7 +2,7 @@
 
     content   (frame)                     one frame of one clip
     motion    (first, previous, target)   x_0, x_{n-1}, x_n of a window of N frames, n uniform in 1..N-1
-    metrics   (window)                    one window a clip, its place fixed by the seed and the clip's content
+    metrics   (window)                    windows by a protocol's rule; a random place is fixed by the clip's content
 
 An item also brings what the loss needs by chance (t, noise, conditioning noise), so that any number of workers,
 ranks or restarts trains on the same numbers. Clips are counted in the order of their content hashes: neither
@@ -113,8 +113,9 @@ class TripletDraw(_Draw):
     """First, previous and n-th frame of a window of N = `frames`, for motion training (Algorithm 1).
 
     `item(step, k)` -> first, previous, target, noise, previous_noise (3, H, W) float32; level float32 in [0, 1);
-    n (1..N-1), t, clip, cls int64; flipped bool. All three frames are mirrored or none. `level` and
-    `previous_noise` are for conditioning augmentation and are drawn whether it is used or not.
+    n (1..N-1), t, clip, cls, stride int64; flipped bool. `stride` is that of the clip: source frames from one
+    stored frame to the next. All three frames are mirrored or none. `level` and `previous_noise` are for
+    conditioning augmentation and are drawn whether it is used or not.
     Raises InputError where the split has no clip of N frames.
     """
 
@@ -144,6 +145,7 @@ class TripletDraw(_Draw):
             "previous": previous,
             "target": target,
             "n": n,
+            "stride": np.int64(self.store.strides[i]),
             **chance,
             "level": np.float32(rng.random(dtype=np.float32)),
             "previous_noise": rng.standard_normal(first.shape, np.float32),
@@ -215,25 +217,32 @@ def windows(
     store: FrameStore,
     split: str | None,
     frames: int,
-    start_rule: Literal["random", "first"] = "random",
+    start_rule: Literal["random", "first", "every", "phases"] = "random",
     stride: int = 1,
     seed: int = 0,
 ) -> list[tuple[int, int]]:
-    """One window (clip, start) a clip that is long enough: `frames` frames, every `stride`-th.
+    """Windows (clip, start) of the clips that are long enough: `frames` frames, every `stride`-th.
 
-    The start is 0 ("first") or uniform, fixed by `seed` and the clip's content. The list is in the order of the
-    content hashes, so that its beginning is a fair sample. split None: all clips.
+        random  one a clip, its start uniform, fixed by `seed` and the clip's content
+        first   one a clip, from frame 0
+        every   all of a clip that do not overlap, from frame 0
+        phases  DIGAN's: of each block of frames * stride frames, the `stride` windows that begin at its first ones
 
-    Raises InputError where no clip is long enough.
+    The list is in the order of the content hashes, so that its beginning is a fair sample; a clip's own windows
+    stay together. split None: all clips. Raises InputError where no clip is long enough.
     """
-    if start_rule not in ("random", "first"):
-        raise ValueError(f"start_rule = {start_rule!r}; 'random' or 'first'")
-    span = (frames - 1) * stride + 1
+    if start_rule not in ("random", "first", "every", "phases"):
+        raise ValueError(f"start_rule = {start_rule!r}; 'random', 'first', 'every' or 'phases'")
+    span = frames * stride if start_rule == "phases" else (frames - 1) * stride + 1
     found = []
     for i in _by_content(store, split, span):
-        free = store.length(i) - span + 1
-        rng = np.random.default_rng([seed, int(store.hashes[i][:16], 16)])
-        found.append((i, int(rng.integers(free)) if start_rule == "random" else 0))
+        if start_rule == "random":
+            rng = np.random.default_rng([seed, int(store.hashes[i][:16], 16)])
+            found.append((i, int(rng.integers(store.length(i) - span + 1))))
+            continue
+        blocks = range(0, store.length(i) - span + 1, span) if start_rule != "first" else [0]
+        phases = stride if start_rule == "phases" else 1
+        found += [(i, block + phase) for block in blocks for phase in range(phases)]
     return found
 
 

@@ -21,6 +21,8 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +49,14 @@ REMEDY = "make it again with 'vidm data extract'"
 
 def clip_hash(frames: np.ndarray) -> str:
     """sha256 (hex) of a clip's shape and bytes. frames: (T, H, W, 3) uint8."""
-    digest = hashlib.sha256(json.dumps(list(frames.shape)).encode())
+    digest = hash_start(frames.shape)
     digest.update(np.ascontiguousarray(frames))
     return digest.hexdigest()
+
+
+def hash_start(shape: Iterable[int]) -> hashlib._Hash:
+    """`clip_hash` before any frame: update it with the bytes of all."""
+    return hashlib.sha256(json.dumps(list(shape)).encode())
 
 
 def content_hash(hashes: list[str], splits: list[str], strides: list[int]) -> str:
@@ -98,10 +105,31 @@ class StoreWriter:
             raise ValueError(
                 f"{source}: expected uint8 (T, {self.height}, {self.width}, 3), got {frames.dtype} {frames.shape}"
             )
-        start, self._total = self._total, self._total + len(frames)
+        facts = {"fps": fps, "stride": stride, "split": split, "source": source, "cls": cls}
+        return self.append([frames], len(frames), clip_hash(frames), **facts)
+
+    def append(
+        self,
+        blocks: Iterable[np.ndarray],
+        length: int,
+        digest: str,
+        *,
+        fps: float,
+        stride: int = 1,
+        split: str,
+        source: str,
+        cls: str = "",
+    ) -> int:
+        """`add` for a clip that comes in blocks of frames, `length` in all, with its `clip_hash`."""
+        start = at = self._total
+        self._total += length
         self._frames.resize(self._total, axis=0)
-        self._frames[start:] = frames
-        values = (start, len(frames), fps, stride, split, cls, source, clip_hash(frames))
+        for block in blocks:
+            self._frames[at : at + len(block)] = block
+            at += len(block)
+        if at != self._total:
+            raise ValueError(f"{source}: {at - start} frames came, {length} were announced")
+        values = (start, length, fps, stride, split, cls, source, digest)
         for field, value in zip(FIELDS, values, strict=True):
             self._clips[field].append(value)
         return len(self._clips["start"]) - 1
@@ -158,7 +186,8 @@ class FrameStore:
 
     Attributes (all per clip, in file order): lengths, fps, strides, splits, classes, sources, hashes.
     Of the file: sha256, origin, skipped [(source, reason)], dropped, facts, resolution (short side, pixels),
-    shape (height, width).
+    shape (height, width), layout (how the folder was read, "" where it was none), groups (recordings that the
+    clips were cut from, where the layout tells: the surviving video ids of TaiChi-HD).
 
     Raises InputError, with the remedy, where the file is missing, truncated or not a frame store.
     """
@@ -189,7 +218,8 @@ class FrameStore:
         if channels != 3 or (len(self._starts) and (self._starts + self.lengths).max() > total):
             raise InputError(f"{self.path}: its table of clips does not fit its frames; {REMEDY}")
         self.fps, self.strides = table["fps"], table["stride"]
-        self.splits, self.classes = table["split"], table["class"]
+        # One string for each name, not one for each clip: half a million of them are 30 MB.
+        self.splits, self.classes = ([sys.intern(name) for name in table[field]] for field in ("split", "class"))
         self.sources, self.hashes = table["source"], table["hash"]
         self.shape = tuple(int(side) for side in shape)
         self.resolution = int(attributes["resolution"])
@@ -197,6 +227,7 @@ class FrameStore:
         self.dropped = int(attributes["dropped"])
         self.facts: dict[str, Any] = json.loads(attributes["facts"])
         self.skipped = [(name, reason) for name, reason in json.loads(attributes["skipped"])]
+        self.layout, self.groups = str(attributes.get("layout", "")), json.loads(attributes.get("groups", "[]"))
 
     def __len__(self) -> int:
         return len(self._starts)

@@ -104,14 +104,12 @@ def from_folder(folder: Path, protocol: Protocol) -> ClipSet:
     for their window.
     """
     decoded = []
-    found = layouts.find_clips(folder)
+    found = layouts.find_clips(folder, "videos")
     for candidate in found:
         try:
-            if candidate.reason.startswith("beside"):  # which split does not matter here
-                candidate = layouts.Candidate(candidate.path, None, "", candidate.source)
-            if not candidate.reason:
-                frames = _decode(candidate.path)
-                decoded.append((candidate.path, len(frames), store.clip_hash(frames), candidate.source))
+            if not candidate.reason or candidate.reason.startswith("beside"):  # which split does not matter here
+                frames = _decode(candidate)
+                decoded.append((candidate, len(frames), store.clip_hash(frames), candidate.source))
         except video.VideoError:
             continue
     windows, short = _windows([(i, *facts) for i, (_, *facts) in enumerate(decoded)], protocol)
@@ -126,9 +124,9 @@ def from_folder(folder: Path, protocol: Protocol) -> ClipSet:
     )
 
 
-def _decode(path: Path) -> np.ndarray:
-    facts = video.probe(path)
-    return video.decode(path, min(facts.width, facts.height), stream=facts.stream)
+def _decode(candidate: layouts.Candidate) -> np.ndarray:
+    found = video.probe_pictures(candidate.path) if candidate.pictures else video.probe(candidate.path)
+    return video.decode(candidate.path, min(found.width, found.height), found=found)
 
 
 def _windows(clips: list[tuple[int, int, str, str]], protocol: Protocol) -> tuple[list[tuple[int, int]], int]:

@@ -1,6 +1,5 @@
 # Helpers of all rules: the facts of an experiment, and the functions that name files by them.
 import functools
-import hashlib
 import json
 import os
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from vidm.config import ConfigError, load, resolve
 from vidm.data import layouts
+from vidm.errors import InputError
 
 # Rules call this interpreter's own vidm, whether or not its environment is activated.
 here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")
@@ -127,32 +127,13 @@ def rendered(wildcards):
     return f"data/rendered/{wildcards.dataset}"
 
 
-ENDS = 4096  # bytes read at either end of a video
-
-
 @functools.cache
-def listing(folder):
-    """A hash of the videos in a folder: names, sizes, first and last bytes.
-
-    Times don't count: git and `dvc checkout` set them anew. Whole files would be a second extraction.
-    """
-    if not layouts.has_videos(folder):
-        return "none"
-    digest = hashlib.sha256()
-    clips = layouts.find_clips(folder)
-    for clip in clips:
-        known = [clip.source, clip.split, clip.cls, clip.reason]
-        if not clip.reason:
-            try:
-                with clip.path.open("rb") as file:
-                    known.append(file.read(ENDS).hex())
-                    known.append(file.seek(0, os.SEEK_END))
-                    file.seek(max(0, known[-1] - ENDS))
-                    known.append(file.read(ENDS).hex())
-            except OSError as error:
-                known.append(error.strerror)
-        digest.update(json.dumps(known).encode())
-    return f"{len(clips)} files, {digest.hexdigest()[:16]}"
+def listing(facts):
+    """A hash of the clips in a data set's folder, once in a run."""
+    try:
+        return layouts.listing(facts.raw, facts.layout, facts.fold)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def pretrained(wildcards):

@@ -33,9 +33,9 @@ rule extract:
     threads: cores
     params:
         facts=lambda wildcards: text(extracted(wildcards)),
-        videos=lambda wildcards: listing(dataset(wildcards).raw),
+        videos=lambda wildcards: listing(dataset(wildcards)),
         source=lambda wildcards, input: (
-            f"{input[0]} --rendered" if input else shlex.quote(dataset(wildcards).raw)
+            f"{input[0]} --rendered --prune" if input else shlex.quote(dataset(wildcards).raw)
         ),
     shell:
         "vidm data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
