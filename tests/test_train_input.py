@@ -27,7 +27,7 @@ def frame_store(path: Path, size: int = 16, length: int = 6) -> Path:
 def project(tmp_path_factory) -> Path:
     """A folder with a params.yaml and frame stores that fit it, are too short, and too large."""
     folder = tmp_path_factory.mktemp("input")
-    part = {"network": TINY, "training": TRAINING}
+    part = {"network": TINY | {"attention": []}, "training": TRAINING}
     quiet = {"dvclive": False, "checkpoint_minutes": 0.0}
     plain = {"dataset": "dots", "frames": 4, "content": part, "motion": part | {"spynet": "none"}, "running": quiet}
     plain["sampling"] = {"sampler": "ddim", "steps": 2, "content_steps": 2, "videos": 2, "batch": 2, "sheet": 1}
