@@ -59,13 +59,14 @@ def test_every_rule_of_the_workflow_calls_a_command_as_it_is():
     """What the rules type is parsed by the commands: an option that is not there stops a run after hours."""
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     shells = re.findall(r'shell:\s+((?:"[^"]*"\s*)+)', text)
-    assert len(shells) == 10
+    assert len(shells) == 11
     for shell in shells:
         if shell.startswith('"(cp '):
             continue
         line = "".join(re.findall(r'"([^"]*)"', shell)).split(" 2>&1")[0]
         line = line.replace("{params.launch}", "vidm").replace("{params.spynet}", "--spynet x")
         line = line.replace("{params.source}", "x --rendered")
+        line = line.replace("{params.inception}", "--inception x")
         program, *words = re.sub(r"\{[^}]*\}", "x", line).split()
         assert program == "vidm"
         name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
@@ -112,6 +113,9 @@ BAD = [
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png", "--videos", "0-"], "--videos '0-'"),
     (["fvd", "{tmp}/none.npy", "{tmp}/none.npy"], "none.npy"),
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "styleganw"], "styleganv"),
+    (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "mine", "--params", "{tmp}/none.yaml"], "none.yaml"),
+    (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--classifier", "{tmp}/none.pt"], "no other network takes its place"),
+    (["tables", "--results", "{tmp}/reports", "--out", "{tmp}/o"], "x_fvd.json"),
     (["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out", "{tmp}/o"], "s.h5"),
     (["compare", "{tmp}/a.json", "{tmp}/b.json"], "a.json"),
     (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/none.yaml"], "no such file"),
@@ -123,6 +127,8 @@ BAD = [
 def bad(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text.h5").write_text("not HDF5", encoding="utf-8")
+    (folder / "reports").mkdir()
+    (folder / "reports" / "x_fvd.json").write_text("{}", encoding="utf-8")
     (folder / "bad.yaml").write_text("model_version: 1\nexperimets: {}\n", encoding="utf-8")
     np.save(folder / "a.npy", np.zeros((2, 16, 8, 8, 3), np.uint8))
     return folder

@@ -3,9 +3,10 @@
 import mpmath
 import numpy as np
 import pytest
+import scipy.linalg
 
 from vidm.errors import InputError
-from vidm.metrics.frechet import Moments, frechet_distance
+from vidm.metrics.frechet import Moments, distance, frechet_distance
 
 
 def random_covariance(rng, d, rank=None):
@@ -61,6 +62,33 @@ def test_short_rank_agrees_with_the_gram_matrix():
     one, two = Moments().update(x), Moments().update(y)
     found = frechet_distance(one.mean, one.covariance(), two.mean, two.covariance())
     assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_at_full_rank_it_is_scipys_root():
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(900, 400)), rng.normal(size=(900, 400)) * rng.uniform(0.5, 2, 400) + 0.1
+    one, two = Moments().update(x), Moments().update(y)
+    c1, c2 = one.covariance(), two.covariance()
+    root = np.real(scipy.linalg.sqrtm(c1 @ c2))
+    expected = ((one.mean - two.mean) ** 2).sum() + np.trace(c1) + np.trace(c2) - 2 * np.trace(root)
+    found = frechet_distance(one.mean, c1, two.mean, c2)
+    assert type(found) is float and found == pytest.approx(expected, rel=1e-8)
+    assert distance(x, y, ddof=1) == found
+    # DIGAN's roots, in float32, are the same but for their precision.
+    assert distance(x, y, 1, "SVD, float32") == pytest.approx(found, rel=1e-3)
+
+
+def test_distance_of_features_is_that_of_their_gaussians():
+    rng = np.random.default_rng(9)
+    for n, m in ((30, 20), (30, 60), (90, 60)):  # below and above the dimensions: two ways to one value
+        x, y = rng.normal(size=(n, 40)), rng.normal(size=(m, 40)) + 1
+        one, two = Moments().update(x), Moments().update(y)
+        for ddof in (0, 1):
+            expected = frechet_distance(one.mean, one.covariance(ddof), two.mean, two.covariance(ddof))
+            assert distance(x, y, ddof) == pytest.approx(expected, rel=1e-9)
+        assert abs(distance(x, x)) <= 1e-6 * x.var(0).sum()
+    with pytest.raises(InputError, match="2 videos or more, not 1"):
+        distance(x[:1], y)
 
 
 def test_symmetric_and_blind_to_a_rotation():

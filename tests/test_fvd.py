@@ -6,9 +6,9 @@ import torch
 
 from vidm.errors import InputError
 from vidm.metrics import fvd
-from vidm.metrics.features import distance
-from vidm.metrics.frechet import Moments, frechet_distance
+from vidm.metrics.frechet import Moments, distance, frechet_distance
 from vidm.metrics.protocol import PROTOCOLS, find, preprocess, table
+from vidm.protocols import OwnProtocol, own
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_wrong_range_differs_and_the_labelled_bug_is_that_range(detector, clip
     assert abs(wrong.value / right.value - 1) > 0.1
     with torch.inference_mode():
         features = [detector((preprocess(c, find("styleganv")) + 1) / 2).numpy() for c in (real, fake)]
-    assert wrong.value == pytest.approx(distance(*features, find("vidm-script")), rel=1e-5)
+    assert wrong.value == pytest.approx(distance(*features, ddof=1), rel=1e-5)
 
 
 def test_order_of_the_videos_does_not_matter_and_the_smaller_side_decides(detector, clips):
@@ -74,6 +74,53 @@ def test_preprocessing_by_hand():
     torch.testing.assert_close(plain[0, 1, 0, 100], centres * 2 - 1)
     torch.testing.assert_close(grid[0, 1, 0, 100], (x * 2 / 224).clamp(0, 1) * 2 - 1)
     torch.testing.assert_close(preprocess(clip, find("vidm-script")), (plain + 1) / 2)
+
+
+RAMP = np.broadcast_to(np.array([0, 255], np.uint8)[None, None, :, None], (1, 2, 2, 3))  # black, white
+
+
+def like(**fields):
+    return own("mine", OwnProtocol(**fields))
+
+
+def test_corners_and_antialias_by_hand():
+    x = torch.arange(224, dtype=torch.float32)
+    corners = preprocess(RAMP[None], like(kernel="bilinear-corners"))
+    torch.testing.assert_close(corners[0, 0, 0, 7], x / 223 * 2 - 1)
+    # Enlarging, antialias changes nothing; halving, it is a triangle over 4 pixels, where the plain one takes 2.
+    wide = np.zeros((1, 1, 448, 448, 3), np.uint8)
+    wide[:, :, :, 300] = 255
+    plain, smooth = (preprocess(wide, like(kernel=k))[0, 0, 0, 5] for k in ("bilinear", "bilinear-antialias"))
+    torch.testing.assert_close(
+        preprocess(RAMP[None], like(kernel="bilinear-antialias")), preprocess(RAMP[None], like())
+    )
+    expected = -torch.ones(224)
+    expected[150] = 0.0  # pixels 300 and 301, a half each
+    torch.testing.assert_close(plain, expected)
+    expected[149:151] = torch.tensor([1 / 8, 3 / 8]) * 2 - 1  # weights 1, 3, 3, 1 over 8
+    torch.testing.assert_close(smooth, expected)
+
+
+@pytest.mark.parametrize("order", ["whole", "short-side-then-crop", "crop-then-whole"])
+@pytest.mark.parametrize("upright", [False, True])
+def test_what_becomes_square(order, upright):
+    """A picture twice as wide as high, its outer quarters white: only 'whole' still sees them."""
+    wide = np.zeros((1, 1, 112, 224, 3), np.uint8)
+    wide[:, :, :, :56] = wide[:, :, :, 168:] = 255
+    clip = wide.swapaxes(2, 3) if upright else wide
+    x = preprocess(clip, like(order=order))[0, 0, 0]
+    row = x[:, 100] if upright else x[100]
+    assert x.shape == (224, 224)
+    assert (row[:50] == 1).all() and (row[100:120] == -1).all() if order == "whole" else (row[3:-3] == -1).all()
+
+
+def test_cropping_first_and_last_differ_at_the_border():
+    """At the edge of the crop: pixels beyond it are seen where the crop is last, and not where it is first."""
+    clip = np.zeros((1, 1, 100, 200, 3), np.uint8)
+    clip[:, :, :, :50] = 255
+    last, first = (preprocess(clip, like(order=o)) for o in ("short-side-then-crop", "crop-then-whole"))
+    assert last[0, 0, 0, 9, 0] > -1 and first[0, 0, 0, 9, 0] == -1
+    torch.testing.assert_close(last[..., 10:-10], first[..., 10:-10])
 
 
 @pytest.mark.parametrize("side", [(7, 9), (300, 240)])

@@ -56,7 +56,7 @@ def test_pools_are_padded_as_tensorflow_does(size, kernel, stride):
     torch.testing.assert_close(_pool(x, kernel, stride), expected, rtol=0, atol=0)
 
 
-def test_folding_batch_norm_changes_nothing(detector):
+def test_a_unit_is_convolution_batch_norm_and_relu(detector):
     tensors, _ = weights.load("i3d")
     x = torch.rand(1, 3, 3, 9, 9) * 2 - 1
     name = "Conv3d_1a_7x7"
@@ -67,25 +67,36 @@ def test_folding_batch_norm_changes_nothing(detector):
     torch.testing.assert_close(detector.Conv3d_1a_7x7(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def constant_clips(detector):
-    """Logits of an all-zero and an all-one video of 30 frames, [0,1] -> [-1,1]."""
+def constant_clips(detector, *values):
+    """Logits of videos of 30 frames that are one value throughout."""
     with torch.inference_mode():
-        return [detector(torch.full((1, 3, 30, 224, 224), value)) for value in (-1.0, 1.0)]
+        return [detector(torch.full((1, 3, 30, 224, 224), value)).double() for value in values]
 
 
 def test_all_black_against_all_white_is_the_published_value(detector):
     # Features of a constant set have no covariance: the distance is that of the means.
-    black, white = constant_clips(detector)
-    assert black.shape == (1, 400) and black.dtype == torch.float32
-    value = (black.double() - white.double()).square().sum().item()
-    assert value == pytest.approx(151.39244, rel=2e-6)
+    black, white, grey = constant_clips(detector, -1.0, 1.0, 0.0)
+    assert black.shape == (1, 400)
+    value = (black - white).square().sum().item()
+    assert value == pytest.approx(151.39244, rel=1e-6)
+    # In [0, 1] black is 0: a wrong range is far from it.
+    assert (grey - white).square().sum().item() != pytest.approx(151.39244, rel=0.1)
 
 
 def test_another_epsilon_would_be_caught(detector):
-    black, white = constant_clips(load_i3d(eps=1e-5))
-    value = (black.double() - white.double()).square().sum().item()
+    black, white = constant_clips(load_i3d(eps=1e-5), -1.0, 1.0)
+    value = (black - white).square().sum().item()
     assert value == pytest.approx(151.759, rel=1e-5)
     assert value != pytest.approx(151.39244, rel=1e-3)
+
+
+def test_bf16_is_near(detector):
+    x = torch.rand(1, 3, 9, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    fast = load_i3d().fast()
+    with torch.inference_mode():
+        exact, rough = detector(x), fast(x)
+    assert rough.dtype == torch.float32 and fast.precision == "bf16" and detector.precision == "fp32"
+    assert 0 < (rough - exact).norm() < 0.05 * exact.norm()
 
 
 def test_a_real_clip_is_recognised(detector, shared):

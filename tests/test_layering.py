@@ -18,7 +18,8 @@ LAYERS = [
     {"diffusion"},
     {"models"},
     {"data", "weights"},
-    {"config", "archives"},
+    {"config", "archives", "unpickle"},
+    {"protocols"},
     {"faults", "files", "machine", "devices", "progress", "errors"},
 ]
 # What a layer leaves alone although it lies below: `models` know no data, the loops know no other loop.

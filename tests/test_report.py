@@ -9,10 +9,13 @@ import pytest
 from vidm import config
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
-from vidm.metrics import features, fvd, report
-from vidm.metrics.clipset import from_array, from_store, open_set
-from vidm.metrics.features import Kept, motion
+from vidm.metrics import fvd, report, sources
+from vidm.metrics.clipset import cut
+from vidm.metrics.features import motion
+from vidm.metrics.i3d import I3D
+from vidm.metrics.kept import Kept
 from vidm.metrics.protocol import find
+from vidm.protocols import OwnProtocol, own
 
 CHECKPOINTS = {
     "content": {"sha256": "a" * 64, "step": 4, "ema": 0.99},
@@ -62,29 +65,31 @@ def project(tmp_path, monkeypatch):
 
 def test_an_evaluation_from_end_to_end(detector, params, project):
     frames, samples = project / "frames.h5", project / "samples.h5"
-    text = report.evaluate(params, "tiny", frames, samples, project / "one.json")
+    picture = project / "figures" / "nearest.png"
+    text = report.evaluate(params, "tiny", frames, samples, project / "one.json", pairs=picture)
     found = json.loads((project / "one.json").read_text())
 
     # The contract's keys.
     assert found["experiment"] == "tiny" and found["n"] == 2 and found["also"] == []
     assert found["protocol"]["name"] == "styleganv" and found["protocol"]["frames"] == 16
-    assert set(found["baselines"]) == {"floor", "static", "self_static", "noise"}
+    assert set(found["baselines"]) == {"floor", "static", "shuffled", "self_static", "noise"}
     assert found["data"]["source"] == "procedural" and found["data"]["dropped"] == 1
+    assert found["data"]["dropped_why"] == {"empty file": 1} and found["data"]["fps"] == 25
     assert len(found["data"]["sha256"]) == len(found["detector"]["sha256"]) == 64
     assert found["checkpoints"] == CHECKPOINTS and found["sampling"] == SAMPLING
     assert found["comparable_with_paper"] is False
-    assert found["too_short"] == {"train": 1, "test": 0, "fake": 0}
+    assert found["too_short"] == {"real": 1, "held": 0, "fake": 0}
     said = " ".join(found["warnings"])
-    assert "rank-deficient" in said and "embedded sky" in said and "1 videos of train are shorter" in said
+    assert "rank-deficient" in said and "embedded sky" in said and "1 videos of real are shorter" in said
     for part in (f"{found['fvd']:.2f}", "self_static", "uniform noise", "grey levels", "embedded sky"):
         assert part in text
 
     # The values are those of the same windows, measured as arrays.
     protocol = find("styleganv")
     with report.FrameStore(frames) as store, report.FrameStore(samples) as generated:
-        train, test = (from_store(store, protocol, s) for s in ("train", "test"))
+        train, test = (cut(sources.from_store(store, s), protocol) for s in ("train", "test"))
         real, held_out = (np.stack([c.read(k) for k in range(2)]) for c in (train, test))
-        fakes = from_store(generated, protocol, None)
+        fakes = cut(sources.from_store(generated, None), protocol)
         fake = np.stack([fakes.read(k) for k in range(2)])
     still = np.repeat(fake[:, :1], 16, axis=1)
     assert found["fvd"] == pytest.approx(fvd(real, fake).value, rel=1e-4)
@@ -96,33 +101,19 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
 
     # A second one reads what does not depend on the model, and says the same to the byte.
     kept = sorted((project / "runs" / "features").iterdir())
-    assert len(kept) == 3
+    assert len(kept) == 9  # features of 3 sets and of 4 baselines' clips, and the motion of 2
     before = [p.stat().st_mtime_ns for p in kept]
-    report.evaluate(params, "tiny", frames, samples, project / "two.json")
+    report.evaluate(params, "tiny", frames, samples, project / "two.json", pairs=picture)
     assert (project / "two.json").read_bytes() == (project / "one.json").read_bytes()
     assert [p.stat().st_mtime_ns for p in kept] == before
 
-    # A damaged file there is made again.
+    # A damaged file there is made again, and no other.
     data = bytearray(kept[0].read_bytes())
     data[-1] ^= 1
     kept[0].write_bytes(data)
-    report.evaluate(params, "tiny", frames, samples, project / "two.json")
+    report.evaluate(params, "tiny", frames, samples, project / "two.json", pairs=picture)
     assert (project / "two.json").read_bytes() == (project / "one.json").read_bytes()
     assert kept[0].stat().st_mtime_ns != before[0]
-
-
-def test_kept_features_are_found_by_facts_only(tmp_path):
-    facts = {"data": "x", "n": 2}
-    arrays = {"features": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    Kept(facts, tmp_path).write(arrays)
-    np.testing.assert_array_equal(Kept(facts, tmp_path).read()["features"], arrays["features"])
-    assert Kept({"data": "y", "n": 2}, tmp_path).read() is None
-    # Not even under the right name.
-    Kept({"data": "y", "n": 2}, tmp_path).path.write_bytes(Kept(facts, tmp_path).path.read_bytes())
-    assert Kept({"data": "y", "n": 2}, tmp_path).read() is None
-    for damaged in (b"", b"\0" * 100, Kept(facts, tmp_path).path.read_bytes()[:-1]):
-        Kept(facts, tmp_path).path.write_bytes(damaged)
-        assert Kept(facts, tmp_path).read() is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -152,7 +143,7 @@ def test_samples_that_don_t_fit_are_refused(params, project, detector):
     with pytest.raises(InputError, match=r"short\.h5: 0 videos, 3 more have fewer frames"):
         report.evaluate(params, "tiny", frames, short, out)
     one = write_samples(project / "single.h5", count=1)
-    with pytest.raises(InputError, match=r"single\.h5: 1 videos; an FVD needs 2"):
+    with pytest.raises(InputError, match=r"single\.h5: 1 videos .*a covariance, and so an FVD, needs 2 or more"):
         report.evaluate(params, "tiny", frames, one, out)
     assert not out.exists()
 
@@ -161,51 +152,19 @@ def test_between_takes_stores_arrays_and_folders(detector, project):
     rng = np.random.default_rng(4)
     array = rng.integers(0, 256, (2, 16, SIDE, SIDE, 3), np.uint8)
     np.save(project / "fake.npy", array)
-    text = report.between(project / "frames.h5", project / "fake.npy", "tf", project / "report.json")
+    text = report.between(project / "frames.h5", [project / "fake.npy"], ["tf"], json=project / "report.json")
     found = json.loads((project / "report.json").read_text())
     assert f"{found['fvd']:.2f}" in text and found["protocol"]["ddof"] == 1 and found["n"] == 2
-    assert found["fake"]["source"] == "array" and found["data"]["too_short"] == 1
-    assert report.between(project / "x", project / "y", "help").count("ddof") == 3
+    assert found["fake"]["source"] == "array" and found["too_short"]["real"] == 1
+    assert report.between(project / "x", [project / "y"], ["help"]).count("ddof") == 7
     for path, message in (("none.npy", "no such file or folder"), ("odd.txt", "not a .h5"), ("bad.npy", "numpy")):
         if path != "none.npy":
             (project / path).write_text("text")
         with pytest.raises(InputError, match=message):
-            report.between(project / path, project / "fake.npy")
+            report.between(project / path, [project / "fake.npy"])
     np.save(project / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="numpy"):
-        report.between(project / "objects.npy", project / "fake.npy")
-
-
-def test_a_folder_of_videos_with_a_broken_one(tmp_path):
-    video = pytest.importorskip("vidm.data.video")
-    rng = np.random.default_rng(5)
-    folder = tmp_path / "some 'videos'"
-    (folder / "deeper").mkdir(parents=True)
-    for k, (frames, height) in enumerate([(20, 16), (17, 24), (8, 16)]):
-        clip = rng.integers(0, 256, (frames, height, 32, 3), np.uint8)
-        video.encode(folder / "deeper" / f"{k}.mp4", clip, 25)
-    (folder / "text.mp4").write_text("no video")
-    found = open_set(folder, find("styleganv"))
-    assert len(found) == 2 and found.short == 1 and found.dropped == 1
-    assert sorted(found.read(k).shape for k in range(2)) == [(16, 16, 16, 3), (16, 24, 24, 3)]
-
-
-def test_windows_follow_content_not_names(tmp_path):
-    rng = np.random.default_rng(6)
-    clips = rng.integers(0, 256, (5, 30, SIDE, SIDE, 3), np.uint8)
-    protocol = find("styleganv")
-    one, two = from_array(clips, protocol, "a"), from_array(clips[::-1].copy(), protocol, "b")
-    assert one.sha256 == two.sha256
-    with StoreWriter(tmp_path / "s.h5", SIDE, SIDE, {}, origin="raw") as store:
-        for k in (3, 0, 4, 1, 2):
-            store.add(clips[k], fps=25, split="train", source=f"{9 - k}.mp4")
-    three = open_set(tmp_path / "s.h5", protocol, "train")
-    for k in range(5):
-        np.testing.assert_array_equal(one.read(k), two.read(k))
-        np.testing.assert_array_equal(one.read(k), three.read(k))
-    assert len({start for _, start in one.windows}) > 1
-    by_name = from_array(clips, find("vidm-script"), "a")
-    assert [i for i, _ in by_name.windows] == list(range(5))
+        report.between(project / "objects.npy", [project / "fake.npy"])
 
 
 def base_report(**changes):
@@ -240,6 +199,23 @@ def test_reports_that_differ_are_not_compared(tmp_path, changes, field):
         report.compare(tmp_path / "a.json", tmp_path / "b.json")
 
 
+def test_every_field_that_differs_is_named_and_force_says_so(tmp_path):
+    protocol = {**find("styleganv").facts(), "stride": 8, "ddof": 1}
+    other = base_report(protocol=protocol, n=64, fvd=7.5)
+    other["detector"] = {**other["detector"], "precision": "bf16"}
+    (tmp_path / "a.json").write_text(json.dumps(base_report()))
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    fields = ["detector.precision", "n is 256 and 64", "protocol.ddof is 0 and 1", "protocol.stride is 1 and 8"]
+    with pytest.raises(InputError) as caught:
+        report.compare(tmp_path / "a.json", tmp_path / "b.json")
+    forced = report.compare(tmp_path / "a.json", tmp_path / "b.json", force=True)
+    for field in fields:
+        assert field in str(caught.value) and field in forced
+    assert "protocol.kernel" not in str(caught.value) and "\n" not in str(caught.value)
+    assert forced.startswith("WARNING: these numbers can't be compared") and "7.50" in forced
+    assert "WARNING" not in report.compare(tmp_path / "a.json", tmp_path / "a.json", force=True)
+
+
 def test_comparable_reports_side_by_side(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(base_report()))
     (tmp_path / "b.json").write_text(json.dumps(base_report(experiment="sky-paper", fvd=222.25)))
@@ -252,16 +228,64 @@ def test_comparable_reports_side_by_side(tmp_path):
         report.compare(tmp_path / "a.json", tmp_path / "d.json")
 
 
-def test_batches_do_not_mix_sets(detector, monkeypatch):
-    rng = np.random.default_rng(8)
-    clips = rng.integers(0, 256, (3, 16, SIDE, SIDE, 3), np.uint8)
-    monkeypatch.setattr(features, "BATCH", 2)
-    alone, mixed = (features.Extractor(detector, find("styleganv")) for _ in range(2))
-    for k, clip in enumerate(clips):
-        alone.add("a", clip)
-        mixed.add("a", clip)
-        if k != 1:
-            mixed.add("b", clip, still=True)
-    np.testing.assert_array_equal(alone.features("a"), mixed.features("a"))
-    assert mixed.features("a").shape == (3, 400) and mixed.features("b").shape == (2, 400)
-    assert mixed.features("missing").shape == (0, 400)
+def counted(monkeypatch):
+    """How many windows were read, and how many clips went through the detector."""
+    counts = {"read": 0, "detected": 0}
+    read, forward = sources.Source.__init__, I3D.forward
+
+    def init(self, *arguments, **named):
+        inner = named["read"]
+        named["read"] = lambda *a: counts.update(read=counts["read"] + 1) or inner(*a)
+        read(self, *arguments, **named)
+
+    def run(self, x):
+        counts["detected"] += len(x)
+        return forward(self, x)
+
+    monkeypatch.setattr(sources.Source, "__init__", init)
+    monkeypatch.setattr(I3D, "forward", run)
+    return counts
+
+
+def test_several_protocols_and_seeds_in_one_pass(detector, project, monkeypatch):
+    """One decode for all; a protocol that differs in its statistics alone needs no features of its own."""
+    rng = np.random.default_rng(7)
+    real = rng.integers(0, 256, (4, 16, SIDE, SIDE, 3), np.uint8)
+    fakes = rng.integers(60, 200, (2, 2, 16, SIDE, SIDE, 3), np.uint8)
+    for name, array in (("real", real), ("one", fakes[0]), ("two", fakes[1])):
+        np.save(project / f"{name}.npy", array)
+    paths = project / "real.npy", [project / "one.npy", project / "two.npy"]
+    more = {"mine": own("mine", OwnProtocol(ddof=1))}
+    counts = counted(monkeypatch)
+
+    def measured(*protocols, **options):
+        counts.update(read=0, detected=0)
+        out = project / "out.json"
+        text = report.between(*paths, protocols, more=more, json=out, **options)
+        return json.loads(out.read_text()), text
+
+    found, text = measured("styleganv", "mine", cache=project / "cache")
+    assert counts == {"read": 6, "detected": 6}, "2 real clips and 2 + 2 fakes, once each"
+    (mine,) = found["also"]
+    assert mine["protocol"]["name"] == "mine" and mine["fvd"] > found["fvd"]
+    seeds = found["seeds"]
+    assert seeds["mean"] == found["fvd"] == pytest.approx(np.mean(seeds["values"])) and seeds["std"] > 0
+    assert len(seeds["fakes"]) == 2 and "over 2 seeds" in text
+    assert found["data"]["id"] == "real.npy" and len(found["versions"]["code"]) == 64
+    values = [fvd(real, fake).value for fake in fakes]
+    assert seeds["values"] == pytest.approx(values, rel=1e-4)
+
+    again, _ = measured("styleganv", "mine", cache=project / "cache")
+    assert counts == {"read": 0, "detected": 0} and again == found
+
+    # Other pixels, another detector input or another precision are never answered from there.
+    measured("vidm-script", cache=project / "cache")
+    assert counts["detected"] == 6
+    fast, text = measured("styleganv", cache=project / "cache", fast=True)
+    assert counts["detected"] == 6 + 2, "and 2 clips again in full precision, for the error"
+    assert 0 < fast["fast"]["relative_error_of_logits"] < 0.05 and "bf16" in text
+    assert fast["detector"]["precision"] == "bf16" and any("bf16" in w for w in fast["warnings"])
+    real[0, 3, 2, 1] ^= 1
+    np.save(project / "real.npy", real)
+    measured("styleganv", cache=project / "cache")
+    assert counts["detected"] >= 1

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 
-from vidm import weights
+from vidm import unpickle, weights
 from vidm.errors import InputError
 
 
@@ -126,7 +126,7 @@ class Evil:
 @pytest.mark.parametrize("evil", [Evil(), np.random.RandomState, np.load, torch.Tensor])
 def test_a_pickle_may_ask_for_arrays_only(evil, capsys):
     with pytest.raises(pickle.UnpicklingError, match="refused"):
-        weights._convert_i3d(pickle.dumps({"params": {"a": evil}, "batch_stats": {}}))
+        unpickle.i3d(pickle.dumps({"params": {"a": evil}, "batch_stats": {}}))
     assert "run by a pickle" not in capsys.readouterr().out
 
 
@@ -135,7 +135,7 @@ def test_arrays_of_old_and_new_numpy_are_read(module):
     data = pickle.dumps(np.arange(3.0), protocol=3)
     old = data.replace(b"numpy._core.multiarray", module.encode())
     assert module.encode() in old
-    np.testing.assert_array_equal(weights._Arrays(io.BytesIO(old)).load(), np.arange(3.0))
+    np.testing.assert_array_equal(unpickle.Arrays(io.BytesIO(old)).load(), np.arange(3.0))
 
 
 def test_a_detector_is_one_very_file(placed, tmp_path):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vidm import faults
 from vidm.faults import ConfigError
+from vidm.protocols import PROTOCOLS, OwnProtocol, Protocol, own
 
 NAME = r"^[a-z0-9-]+$"
 Positive = Annotated[int, Field(gt=0)]
@@ -25,7 +26,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=NAME)]
 WEIGHT_FILES = (".safetensors", ".pytorch", ".pth")
 # pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
-CLOSED = Field(json_schema_extra={"additionalProperties": False})
+CLOSED_FACTS = {"json_schema_extra": {"additionalProperties": False}}
+CLOSED = Field(**CLOSED_FACTS)
 
 
 class Facts(BaseModel):
@@ -227,9 +229,20 @@ class Sampling(Facts):
 
 
 class Metrics(Facts):
-    # Said here, too, so that a misspelt one is found now and not after the training.
-    protocols: Annotated[tuple[Literal["styleganv", "tf", "vidm-script"], ...], Field(min_length=1)] = ("styleganv",)
+    protocols: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        ("styleganv",), description="named ones, or keys of protocols; the first one's value is the report's"
+    )
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
+    shuffled: bool = Field(True, description="the baseline of test clips with their frames in another order")
+    nearest: Positive = Field(8, description="samples of the leak check, drawn beside their nearest training clips")
+    nearest_among: Literal["all", "measured"] = Field(
+        "all", description="every training clip, or those alone that the distance takes"
+    )
+    fid_frames: Annotated[int, Field(ge=0)] = Field(0, description="frames of each clip for FID and KID; 0: none")
+    classifier: str | None = Field(
+        None, description="for the Inception score: a TorchScript file, clip (B,3,T,H,W) in [-1,1] -> class logits"
+    )
+    classifier_sha256: str | None = Field(None, description="no other file is run")
 
 
 class Running(Facts):
@@ -281,6 +294,7 @@ class Params(Facts):
     """The whole of params.yaml, experiments merged."""
 
     model_version: int
+    protocols: dict[Name, Protocol] = {}
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
 
@@ -308,6 +322,7 @@ class Document(Facts):
 
     model_version: int = Field(description="raised when code changes the numbers; everything is trained again")
     presets: dict[str, Preset] = {}
+    protocols: dict[Name, OwnProtocol] = Field({}, description="of FVD, beside the named ones", **CLOSED_FACTS)
     datasets: dict[Name, Dataset] = CLOSED
     experiments: dict[Name, Written] = CLOSED
 
@@ -359,12 +374,24 @@ def _resolve(raw: dict) -> Params:
         experiments[name] = _merge(merged, own)
     try:
         whole = {key: raw[key] for key in ("model_version", "datasets")} | {"experiments": experiments}
+        whole["protocols"] = _protocols(raw.get("protocols", {}))
         params = Params.model_validate(whole, strict=True)
     except ValidationError as error:
         raise ConfigError(faults.first(error.errors(), Params)) from None
     for experiment in params.experiments.values():
         _possible(experiment, params)
     return params
+
+
+def _protocols(written: Mapping[str, Mapping]) -> dict[str, Protocol]:
+    for name in written:
+        if name in PROTOCOLS:
+            raise ConfigError(f"protocols.{name}: a named protocol can't be changed; nearest: '{name}-mine'")
+    made = {name: own(name, OwnProtocol.model_validate(facts)) for name, facts in written.items()}
+    for name, p in made.items():
+        if p.low >= p.high:
+            raise ConfigError(f"protocols.{name}.low: {p.low:g} is not below high = {p.high:g}; nearest: -1")
+    return made
 
 
 class _Loader(yaml.SafeLoader):
@@ -434,6 +461,12 @@ def _possible(experiment: Experiment, params: Params) -> None:
             )
     for part in ("content", "motion"):
         _shared(experiment, params, part)
+    known = {**PROTOCOLS, **params.protocols}
+    for k, protocol in enumerate(experiment.metrics.protocols):
+        if protocol not in known:
+            raise ConfigError(
+                f"{where}.metrics.protocols.{k}: no protocol '{protocol}'{faults.nearest(protocol, known)}"
+            )
     if experiment.frames > dataset.min_frames:
         raise ConfigError(
             f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "

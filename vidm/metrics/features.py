@@ -1,114 +1,242 @@
-"""Detector features of clips: in batches, in one pass, and kept on disk where they don't depend on a model."""
+"""What is computed of each clip: series of numbers, gathered in one pass over the frames, and kept on disk.
+
+A series takes windows one by one, runs its network over batches of them, and ends as an array with a row for each
+window. Several series share a pass: each clip is read once for all protocols and metrics. Each series has its own
+batches, so that its numbers don't depend on what else is measured.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
+import zlib
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from vidm.errors import InputError
-from vidm.files import replacing
-from vidm.metrics.frechet import Moments, frechet_distance
-from vidm.metrics.i3d import CLASSES, I3D
+from vidm.metrics.clipset import ClipSet
+from vidm.metrics.i3d import I3D
+from vidm.metrics.inception import Inception, frames_to_input
+from vidm.metrics.kept import Kept
 from vidm.metrics.protocol import Protocol, preprocess
 
-BATCH = 4  # clips, about 0.1 GB each; more is no faster on idle cores (benchmarks/i3d.py)
-FOLDER = Path("runs/features")
-VERSION = 1  # raise when a change of the code changes features
+BATCH = 64  # frames at a time, about 0.1 GB for each 16 in I3D; more is no faster on a CPU
+BATCH_ON_GPU = 256
+AHEAD = 4  # clips that are read while the networks run
+KINDS = ("as they are", "static", "shuffled")
+SHUFFLE_SEED = 0
 
 
-class Extractor:
-    """Collects clips into batches, one series per set, and runs the detector over them.
+class Series:
+    """Batches of windows through `_compute`. facts: what the numbers depend on, beside the windows."""
 
-    Each set has its own batches, so that its features don't depend on which other sets are measured with it.
-    """
+    facts: dict[str, Any]
+    cost = 1.0  # beside one window through I3D, for the progress bar
 
-    def __init__(self, model: I3D, protocol: Protocol, advance: Callable[[int], None] | None = None) -> None:
-        self.model, self.protocol, self.advance = model, protocol, advance
+    def __init__(self, frames: int, device: torch.device | None = None) -> None:
+        at_once = BATCH_ON_GPU if device is not None and device.type == "cuda" else BATCH
+        self._batch = max(1, at_once // max(1, frames))
+        self._waiting: list[tuple[int, np.ndarray]] = []
+        self._rows: dict[int, np.ndarray] = {}
+
+    def add(self, row: int, window: np.ndarray) -> None:
+        """Window number `row`: (T,H,W,3) uint8."""
+        self._waiting.append((row, self._taken(window)))
+        if len(self._waiting) == self._batch:
+            self._run()
+
+    def result(self) -> np.ndarray:
+        """An array with a row for each window, by their numbers."""
+        if self._waiting:
+            self._run()
+        return np.stack([self._rows[row] for row in sorted(self._rows)])
+
+    def _run(self) -> None:
+        rows, windows = zip(*self._waiting, strict=True)
+        self._waiting = []
+        self._rows |= dict(zip(rows, self._compute(windows), strict=True))
+
+    def _taken(self, window: np.ndarray) -> np.ndarray:
+        """What waits for its batch."""
+        return window
+
+    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
+        raise NotImplementedError
+
+
+class Logits(Series):
+    """Detector features (N,400) float32 of clips as they are, of their first frame repeated, or with their frames
+    shuffled in time, one seeded order for each clip."""
+
+    def __init__(self, model: I3D, protocol: Protocol, kind: str = KINDS[0]) -> None:
         self.device = next(model.parameters()).device
-        self._waiting: dict[str, list[Tensor]] = {}
-        self._features: dict[str, list[np.ndarray]] = {}
+        super().__init__(protocol.frames, self.device)
+        self.model, self.protocol, self.kind = model, protocol, kind
+        self.facts = {
+            **protocol.input_facts(),
+            "detector sha256": model.sha256,
+            "precision": model.precision,
+            "kind": kind if kind != "shuffled" else f"shuffled {SHUFFLE_SEED}",
+        }
 
-    def add(self, name: str, clip: np.ndarray, still: bool = False) -> None:
-        """A clip (T,H,W,3) uint8 for the set `name`. still: only its first frame, repeated T times."""
-        frames = len(clip)
-        x = preprocess(clip[None, :1] if still else clip[None], self.protocol)
-        self._waiting.setdefault(name, []).append(x.expand(-1, -1, frames, -1, -1) if still else x)
-        if len(self._waiting[name]) == BATCH:
-            self._run(name)
+    def _taken(self, window: np.ndarray) -> np.ndarray:
+        if self.kind == "static":
+            return window[:1]
+        if self.kind == "shuffled":
+            return window[self._order(window)]
+        return window
 
-    def features(self, name: str) -> np.ndarray:
-        """(N,400) float32 of all clips of a set, in the order that they came."""
-        if self._waiting.get(name):
-            self._run(name)
-        return np.concatenate(self._features.get(name) or [np.zeros((0, CLASSES), np.float32)])
+    @staticmethod
+    def _order(window: np.ndarray) -> np.ndarray:
+        """An order of the frames that only the clip decides."""
+        seeds = [SHUFFLE_SEED, zlib.crc32(np.ascontiguousarray(window))]
+        return np.random.default_rng(seeds).permutation(len(window))
 
     @torch.inference_mode()
-    def _run(self, name: str) -> None:
-        batch = self._waiting.pop(name)
-        logits = self.model(torch.cat([x.to(self.device) for x in batch]))
-        self._features.setdefault(name, []).append(logits.cpu().numpy())
-        if self.advance:
-            self.advance(len(batch))
+    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
+        x = preprocess(_on(windows, self.device), self.protocol)
+        if self.kind == "static":
+            x = x.expand(-1, -1, self.protocol.frames, -1, -1)
+        return self.model(x).cpu().numpy()
 
 
-def distance(real: np.ndarray, fake: np.ndarray, protocol: Protocol) -> float:
-    """The FVD of features (N,400) and (M,400), with the protocol's covariance. InputError below 2 of each."""
-    sides = []
-    for features in (real, fake):
-        moments = Moments().update(features)
-        sides += [moments.mean, moments.covariance(protocol.ddof)]
-    return frechet_distance(*sides)
+class Pooled(Series):
+    """Inception features (N,k,2048) float32 of k frames of each clip, spread evenly over it."""
+
+    def __init__(self, model: Inception, frames: int, per_clip: int) -> None:
+        self.device = next(model.parameters()).device
+        super().__init__(per_clip, self.device)
+        self.model = model
+        self.chosen = np.linspace(0, frames - 1, per_clip).round().astype(int)
+        self.facts = {"inception": model.sha256, "frames": self.chosen.tolist()}
+        self.cost = 0.3 * per_clip
+
+    def _taken(self, window: np.ndarray) -> np.ndarray:
+        return window[self.chosen]
+
+    @torch.inference_mode()
+    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
+        x = frames_to_input(_on(windows, self.device).flatten(0, 1))
+        features = torch.cat([self.model(part) for part in x.split(16)])
+        return features.unflatten(0, (len(windows), -1)).cpu().numpy()
+
+
+class Chances(Series):
+    """Class probabilities (N,K) float64 of a classifier of the user's: clip (B,3,T,H,W) in [-1,1] -> logits (B,K)."""
+
+    def __init__(self, model: Any, sha256: str, frames: int, device: torch.device) -> None:
+        super().__init__(frames, device)
+        self.model, self.device = model, device
+        self.facts = {"classifier": sha256}
+
+    @torch.inference_mode()
+    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
+        x = _on(windows, self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        return self.model(x).double().softmax(1).cpu().numpy()
+
+
+class Motion(Series):
+    """Mean |x_n - x_(n-1)| of each clip, over frames, pixels and channels: (N,) grey levels, 0..255."""
+
+    cost = 0.0
+    facts = {"series": "motion"}  # noqa: RUF012 - never changed
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
+        return np.array([motion(window) for window in windows])
 
 
 def motion(clip: np.ndarray) -> float:
-    """Mean |x_n - x_(n-1)| of a clip (T,H,W,3) uint8, over frames, pixels and channels: grey levels, 0..255."""
+    """Mean |x_n - x_(n-1)| of a clip (T,H,W,3) uint8: grey levels."""
     steps = np.abs(clip[1:].astype(np.int16) - clip[:-1].astype(np.int16))
     return float(steps.mean()) if len(steps) else 0.0
 
 
-class Kept:
-    """Features in a file whose name is the hash of everything that they depend on.
+@dataclass
+class Job:
+    """A series over some windows of a set. `result` is there after `one_pass`: a row for each of `rows`."""
 
-    So an old file is never read for something else; a damaged one is not read either.
-    """
+    clips: ClipSet
+    rows: list[int]
+    series: Series
+    device: str = "cpu"
+    result: np.ndarray | None = field(default=None, repr=False)
 
-    def __init__(self, facts: dict[str, Any], folder: Path = FOLDER) -> None:
-        self.facts = json.dumps({**facts, "version": VERSION}, sort_keys=True)
-        self.path = folder / f"{hashlib.sha256(self.facts.encode()).hexdigest()[:32]}.safetensors"
+    @property
+    def work(self) -> float:
+        return 0.0 if self.result is not None else self.series.cost * len(self.rows)
 
-    def read(self) -> dict[str, np.ndarray] | None:
-        """What `write` was given; None where there is no whole file of these facts."""
-        try:
-            with safe_open(self.path, framework="np") as file:
-                note = json.loads((file.metadata() or {}).get("features", "{}"))
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError):
-            return None
-        whole = note == {"facts": self.facts, "sha256": _digest(arrays)}
-        return arrays if whole else None
-
-    def write(self, arrays: dict[str, np.ndarray]) -> None:
-        note = json.dumps({"facts": self.facts, "sha256": _digest(arrays)})
-        try:
-            with replacing(self.path) as temporary:
-                save_file(arrays, temporary, metadata={"features": note})
-        except InputError:
-            pass  # a read-only project: the next evaluation computes them again
+    def kept(self, cache: Path | None) -> Kept:
+        """By what the windows are, what is computed, and the arithmetic that decides the last digits."""
+        return Kept(
+            {
+                "windows": self.clips.digest(self.rows),
+                "series": self.series.facts,
+                "torch": torch.__version__,
+                "device": self.device,
+                "threads": torch.get_num_threads(),
+            },
+            cache,
+        )
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def look_up(jobs: list[Job], cache: Path | None) -> None:
+    """Take from the cache what is there."""
+    for job in jobs:
+        found = job.kept(cache).read()
+        if found is not None:
+            job.result = found["rows"]
+
+
+def one_pass(jobs: list[Job], cache: Path | None, advance: Callable[[float, str], None]) -> None:
+    """Run what has no result yet: every clip is read once, in the order of its content, for all jobs."""
+    todo = [job for job in jobs if job.result is None]
+    for source in {id(job.clips.source): job.clips.source for job in todo}.values():
+        own = [job for job in todo if job.clips.source is source]
+        wanted = defaultdict(list)
+        for job in own:
+            for row, k in enumerate(job.rows):
+                clip, start = job.clips.windows[k]
+                wanted[clip.hash, clip.index].append((start, row, k, job))
+        for asked, windows in _ahead([wanted[key] for key in sorted(wanted)]):
+            for (_, row, _, job), window in zip(asked, windows, strict=True):
+                job.series.add(row, window)
+            advance(sum(job.series.cost for *_, job in asked), source.name)
+    for job in todo:
+        job.result = job.series.result()
+        job.kept(cache).write({"rows": job.result})
+
+
+def _ahead(clips: list[list[tuple]]) -> Iterator[tuple[list[tuple], list[np.ndarray]]]:
+    """What is asked of each clip, and its windows, each read once; the next clips are read in the meantime."""
+
+    def read(asked: list[tuple]) -> list[np.ndarray]:
+        once: dict[tuple, np.ndarray] = {}
+        for start, _, k, job in asked:
+            window = (start, job.clips.protocol.frames, job.clips.protocol.stride)
+            if window not in once:
+                once[window] = job.clips.read(k)
+        return [once[start, job.clips.protocol.frames, job.clips.protocol.stride] for start, _, _, job in asked]
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque = deque()
+        for asked in clips:
+            waiting.append((asked, pool.submit(read, asked)))
+            if len(waiting) > AHEAD:
+                first, done = waiting.popleft()
+                yield first, done.result()
+        while waiting:
+            first, done = waiting.popleft()
+            yield first, done.result()
+
+
+def _on(windows: tuple[np.ndarray, ...], device: torch.device) -> Tensor:
+    """(B,T,H,W,3) uint8 on the device: a quarter of the bytes of floats to carry."""
+    return torch.from_numpy(np.stack(windows)).to(device, non_blocking=True)

@@ -26,11 +26,7 @@ class Moments:
 
     def update(self, features: np.ndarray) -> Moments:
         """Add features (N, d)."""
-        features = np.asarray(features, dtype=np.float64)
-        if features.ndim != 2:
-            raise InputError(f"features must be (N, d), not {features.shape}")
-        if not np.isfinite(features).all():
-            raise InputError("features have values that are not finite; the detector or its input is broken")
+        features = _checked(features)
         part = Moments()
         if len(features):
             part.count = len(features)
@@ -57,9 +53,22 @@ class Moments:
 
     def covariance(self, ddof: int = 1) -> np.ndarray:
         """(d, d); divided by count - ddof. Raises InputError below 2 samples."""
-        if self.count < 2:
-            raise InputError(f"a covariance needs 2 videos or more, not {self.count}")
+        _enough(self.count)
         return self.scatter / (self.count - ddof)
+
+
+def _checked(features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, dtype=np.float64)
+    if features.ndim != 2:
+        raise InputError(f"features must be (N, d), not {features.shape}")
+    if not np.isfinite(features).all():
+        raise InputError("features have values that are not finite; the detector or its input is broken")
+    return features
+
+
+def _enough(count: int) -> None:
+    if count < 2:
+        raise InputError(f"a covariance needs 2 videos or more, not {count}")
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
@@ -78,6 +87,40 @@ def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov
     shift = mean1 - mean2
     overlap = np.linalg.svd(_factor(cov1) @ _factor(cov2).T, compute_uv=False).sum()
     return float(shift @ shift + np.trace(cov1) + np.trace(cov2) - 2 * overlap)
+
+
+def distance(real: np.ndarray, fake: np.ndarray, ddof: int = 0, root: str = "nuclear norm, float64") -> float:
+    """The squared Fréchet distance of features (N, d) and (M, d). Raises InputError below 2 of each.
+
+    With fewer samples than dimensions the centred features themselves are the factors: the same value, sooner.
+    root "SVD, float32": covariances and their roots as DIGAN computes them.
+    """
+    if root == "SVD, float32":
+        return _in_float32(real, fake, ddof)
+    sides = [_checked(side) for side in (real, fake)]
+    for side in sides:
+        _enough(len(side))
+    if max(map(len, sides)) < sides[0].shape[1]:
+        factors = [(x - x.mean(0)) / np.sqrt(len(x) - ddof) for x in sides]
+        shift = sides[0].mean(0) - sides[1].mean(0)
+        overlap = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
+        return float(shift @ shift + sum((f * f).sum() for f in factors) - 2 * overlap)
+    one, two = (Moments().update(side) for side in sides)
+    return frechet_distance(one.mean, one.covariance(ddof), two.mean, two.covariance(ddof))
+
+
+def _in_float32(real: np.ndarray, fake: np.ndarray, ddof: int) -> float:
+    """tr (S1 S2)^(1/2) as the trace of (R S2 R)^(1/2) with R = S1^(1/2), each root by SVD; values below 1e-10 stay."""
+    one, two = (Moments().update(side) for side in (real, fake))
+    s1, s2 = (m.covariance(ddof).astype(np.float32) for m in (one, two))
+
+    def root(matrix: np.ndarray) -> np.ndarray:
+        u, s, v = np.linalg.svd(matrix)
+        return (u * np.where(s < 1e-10, s, np.sqrt(s))) @ v
+
+    half = root(s1)
+    shift = (one.mean - two.mean).astype(np.float32)
+    return float(shift @ shift + np.trace(s1) + np.trace(s2) - 2 * np.trace(root(half @ s2 @ half)))
 
 
 def _factor(cov: np.ndarray) -> np.ndarray:

@@ -1,39 +1,35 @@
 """Fréchet video distances with everything that makes them readable: protocol, baselines, provenance.
 
-    fvd          two arrays -> a value
-    between      two sets of videos -> a value and a report
-    evaluate     an experiment -> results/{experiment}_fvd.json
-
-`evaluate` measures baselines, too: see `vidm.metrics.baselines`.
+fvd          two arrays -> a value
+between      sets of videos -> a report
+evaluate     an experiment -> results/{experiment}_fvd.json
 """
 
 from __future__ import annotations
 
-import json as jsonlib
-import platform
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
-from vidm import __version__, machine
+from vidm import machine, weights
 from vidm.config import Params, unlike_paper
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
-from vidm.files import replacing
-from vidm.metrics import clipset
-from vidm.metrics import protocol as protocols
-from vidm.metrics.baselines import Measurement, cautions, common, detector_facts
-from vidm.metrics.clipset import ClipSet
-from vidm.metrics.features import Extractor, distance
+from vidm.metrics import clipset, nearest, provenance, sources, statistics
+from vidm.metrics.compare import compare
 from vidm.metrics.i3d import I3D, load_i3d
-from vidm.metrics.protocol import Protocol
-from vidm.metrics.summary import compare, summary
-from vidm.progress import bar
+from vidm.metrics.inception import load_inception
+from vidm.metrics.inception_score import checked, load_classifier
+from vidm.metrics.kept import FOLDER
+from vidm.metrics.measurement import Extras, Measurement, Plan
+from vidm.metrics.protocol import preprocess
+from vidm.metrics.sources import Source
+from vidm.metrics.summary import summary
+from vidm.protocols import Protocol, find, table
 
 __all__ = ["FVD", "between", "compare", "evaluate", "fvd"]
 
@@ -48,142 +44,210 @@ class FVD:
     detector: str
     """sha256 of the detector's weights."""
     warnings: tuple[str, ...]
+    report: dict[str, Any]
+    """All of it: interval, the value against N, KVD, trials."""
 
     def __float__(self) -> float:
         return self.value
 
 
 def fvd(
-    real: np.ndarray,
-    fake: np.ndarray,
-    protocol: str = "styleganv",
+    real: np.ndarray | Sequence[np.ndarray],
+    fake: np.ndarray | Sequence[np.ndarray],
+    protocol: str | Protocol = "styleganv",
     *,
     detector: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> FVD:
-    """The FVD of two arrays of videos, each (N,T,H,W,3) uint8, by a named protocol.
+    """The FVD of two sets of videos by a named protocol, or one of your own: (N,T,H,W,3) uint8, or lists of (T,H,W,3).
 
     Videos longer than the protocol's window are cut to one window each; where one side has more videos, or more
     than the protocol asks, as many as the smaller side are taken, by content. `detector` is the file of
     `vidm weights fetch i3d`; without one it is fetched. Raises InputError: dtype, shape, fewer than 2 videos
     that are long enough, an unknown protocol.
     """
-    rules = protocols.find(protocol)
-    sets = {
-        "real": clipset.from_array(real, rules, "real"),
-        "fake": clipset.from_array(fake, rules, "fake"),
-    }
+    rules = protocol if isinstance(protocol, Protocol) else find(protocol)
+    sets = {name: clipset.cut(sources.from_arrays(v, name), rules) for name, v in (("real", real), ("fake", fake))}
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return _measure(sets, rules, load_i3d(detector, device, eps=rules.batch_norm_eps))
+    plan = Plan(torch.device(device), None)
+    part = Measurement(rules, sets, None, load_i3d(detector, device, eps=rules.batch_norm_eps), Extras(), plan)
+    plan.run("fvd", shown=False)
+    found = part.report()
+    return FVD(found["fvd"], rules, part.n, part.model.sha256, tuple(found["warnings"]), found)
 
 
-def between(real: Path, fake: Path, protocol: str = "styleganv", json: Path | None = None) -> str:
-    """The FVD of two sets of videos (see `clipset.open_set`) as text; the whole report goes to `json`.
+def between(
+    real: Path,
+    fakes: Sequence[Path],
+    protocols: Sequence[str] = ("styleganv",),
+    *,
+    more: dict[str, Protocol] | None = None,
+    json: Path | None = None,
+    videos: int | None = None,
+    size: int | None = None,
+    fast: bool = False,
+    baselines: bool = False,
+    fid: int = 0,
+    classifier: Path | None = None,
+    cache: Path | None = None,
+) -> str:
+    """The FVD of sets of videos (see `clipset.open_source`) as text; the whole report goes to `json`.
 
-    Of a store with splits, `real` is its train split. Raises InputError.
+    Several `fakes` are samples of several seeds: the value is their mean. Several protocols share one pass over the
+    frames; the first one's report holds the others under `also`. more: protocols of params.yaml. size: scale and
+    crop the videos of folders. fid: frames of each clip for FID and KID. cache: folder of features, None for none.
+    Of a store with splits, `real` is the protocol's. Raises InputError.
     """
-    if protocol == "help":
-        return protocols.table()
-    rules = protocols.find(protocol)
+    if "help" in protocols:
+        return table(more or {})
+    rules = [find(name, more or {}) for name in protocols]
     device = machine.prepare()
-    sets = {"real": clipset.open_set(real, rules, "train"), "fake": clipset.open_set(fake, rules)}
-    model = load_i3d(device=device, eps=rules.batch_norm_eps)
-    found = _measure(sets, rules, model, shown=True)
-    report = {
-        "fvd": found.value,
-        "protocol": rules.facts(),
-        "n": found.n,
-        "data": _source(sets["real"]),
-        "fake": _source(sets["fake"]),
-        "detector": detector_facts(model),
-        "versions": _versions(device),
-        "warnings": list(found.warnings),
-    }
+    models = _detectors(rules, device, fast)
+    splits = {r.split for r in rules}
+    real_source = {s: clipset.open_source(real, rules, None if s == "all" else s, size, cache) for s in splits}
+    fake_sources = [clipset.open_source(path, rules, None, size, cache) for path in fakes]
+    extras = Extras(
+        baselines=baselines,
+        shuffled=baselines,
+        inception=load_inception(device=device) if fid else None,
+        frames_per_clip=fid,
+        classifier=_classifier(classifier, None, device, rules[0], fake_sources[0]),
+    )
+    plan, parts = Plan(device, cache), []
+    for rule in rules:
+        cuts = [clipset.cut(source, rule) for source in fake_sources]
+        asked = min([videos or rule.videos, *(len(c) for c in cuts if len(c) > 1)])
+        base = clipset.cut(real_source[rule.split], rule)
+        own = extras if rule is rules[0] else Extras(baselines=baselines, shuffled=baselines)
+        parts.append(
+            [Measurement(rule, {"real": base, "fake": c}, asked, models[rule.batch_norm_eps], own, plan) for c in cuts]
+        )
+    plan.run("fvd")
+    reports = []
+    for each in parts:
+        found = [part.report() for part in each]
+        about = {
+            "data": _about(each[0].sets["real"].source, real),
+            "fake": _about(fake_sources[0], fakes[0]),
+            "versions": provenance.versions(device),
+        }
+        if len(found) > 1:
+            seeds = statistics.spread([f["fvd"] for f in found])
+            about["seeds"] = seeds | {"fakes": [_about(*s) for s in zip(fake_sources, fakes, strict=True)]}
+            about["fvd"] = seeds["mean"]
+        if fast:
+            about["fast"] = {"relative_error_of_logits": _error(each[0])}
+        reports.append(found[0] | about)
+    report = {**reports[0], "also": reports[1:]}
     if json is not None:
-        _write(Path(json), report)
+        provenance.write(Path(json), report)
     return summary(report)
 
 
 def evaluate(
-    params: Params, experiment: str, frames: Path, samples: Path, out: Path, detector: Path | None = None
+    params: Params,
+    experiment: str,
+    frames: Path,
+    samples: Path,
+    out: Path,
+    detector: Path | None = None,
+    inception: Path | None = None,
+    pairs: Path | None = None,
 ) -> str:
-    """Write an experiment's report to `out` (JSON) and return its summary.
+    """Write an experiment's report to `out` (JSON) and return its summary; the leak check's picture to `pairs` (PNG).
 
-    Real are windows of the train split of the store `frames`, fakes those of `samples`, the store that
-    `vidm sample` wrote. The report has the value by the experiment's first protocol, its baselines, the motion of
-    samples and test clips, and where everything comes from; under `also`, the same by each further protocol.
-    The same input gives the same file. `comparable_with_paper` is false: a program can't know that data and
-    split are the paper's. Raises InputError.
+    Real are windows of the train split of the store `frames` (unless the protocol says otherwise), fakes those of
+    `samples`, the store that `vidm sample` wrote. The report has the value by the experiment's first protocol, its
+    baselines, the motion of samples and test clips, and where everything comes from; under `also`, the same by each
+    further protocol, measured in the same pass. The same input gives the same file. `comparable_with_paper` is
+    false: a program can't know that data and split are the paper's. Raises InputError.
     """
     e = params.experiment(experiment)
-    device = machine.prepare(e.seed)
-    rules = [protocols.find(name) for name in e.metrics.protocols]
-    made = _made_by(samples)
+    facts, device = e.metrics, machine.prepare(e.seed)
+    rules = [find(name, params.protocols) for name in facts.protocols]
+    made = provenance.made_by(samples)
     with FrameStore(frames) as data, FrameStore(samples) as generated:
         if data.shape != generated.shape:
             raise InputError(
                 f"{samples}: frames are {generated.shape[1]} x {generated.shape[0]}, those of {frames} are "
                 f"{data.shape[1]} x {data.shape[0]}; sample again"
             )
-        plans = [Measurement(r, data, generated, e.metrics.videos, detector, device) for r in rules]
-        with bar(sum(p.work for p in plans), f"{e.name} fvd", "clips") as progress:
-            parts = [p.run(progress) for p in plans]
-        source = {
-            "source": data.origin,
-            "sha256": data.sha256,
-            "dropped": data.dropped,
-            "resolution": data.resolution,
+        models = _detectors(rules, device, path=detector)
+        splits = {name: sources.from_store(data, name) for name in ("train", "test", "all")}
+        fake = sources.from_store(generated, None)
+        given = None if facts.classifier is None else Path(facts.classifier)
+        first = Extras(
+            baselines=True,
+            shuffled=facts.shuffled,
+            inception=load_inception(inception, device) if facts.fid_frames else None,
+            frames_per_clip=facts.fid_frames,
+            classifier=_classifier(given, facts.classifier_sha256, device, rules[0], fake),
+        )
+        plan, parts = Plan(device, FOLDER), []
+        for rule in rules:
+            sets = {"real": clipset.cut(splits[rule.split], rule), "fake": clipset.cut(fake, rule)}
+            if rule.split != "all":
+                sets["held"] = clipset.cut(splits["test" if rule.split == "train" else "train"], rule)
+            extras = first if not parts else Extras(baselines=True, shuffled=facts.shuffled)
+            whole = not parts and facts.nearest_among == "all"
+            model = models[rule.batch_norm_eps]
+            parts.append(Measurement(rule, sets, facts.videos, model, extras, plan, whole))
+        plan.run(f"{e.name} fvd")
+        reports = [part.report() for part in parts]
+        if pairs is not None:
+            found, drawn = nearest.nearest(parts[0].fake, parts[0].real, parts[0].others.get("floor"), facts.nearest)
+            nearest.draw(pairs, parts[0].fake, parts[0].real, drawn, found)
+            reports[0]["nearest"] = found
+        sides = [{**p.sets["real"].source.facts(), "id": e.dataset, "resolution": data.resolution} for p in parts]
+        about = {
+            **made,
+            "beyond_the_paper": unlike_paper(e),
+            "versions": provenance.versions(device),
+            "comparable_with_paper": False,
         }
-    about = {"data": source, **made, "beyond_the_paper": unlike_paper(e), "versions": _versions(device)}
-    caution = "numbers on the embedded sky are not comparable with the paper's"
-    reports = []
-    for part in parts:
-        whole = {"experiment": e.name, **part, **about, "comparable_with_paper": False}
-        whole["warnings"] = [*whole.pop("warnings"), *([caution] if data.origin == "procedural" else [])]
-        reports.append(whole)
-    report = {**reports[0], "also": reports[1:]}
-    _write(Path(out), report)
+    for report in reports:
+        if data.origin == "procedural":
+            report["warnings"].append("numbers on the embedded sky are not comparable with the paper's")
+    whole = [{"experiment": e.name, **r, "data": side, **about} for r, side in zip(reports, sides, strict=True)]
+    report = {**whole[0], "also": whole[1:]}
+    provenance.write(Path(out), report)
     return summary(report)
 
 
-def _measure(sets: dict[str, ClipSet], rules: Protocol, model: I3D, shown: bool = False) -> FVD:
-    n = common(sets, rules.videos)
-    with bar(2 * n, "fvd", "clips") if shown else nullcontext() as progress:
-        extractor = Extractor(model, rules, progress.advance if progress else None)
-        for name, clips in sets.items():
-            for k in range(n):
-                extractor.add(name, clips.read(k))
-        value = distance(extractor.features("real"), extractor.features("fake"), rules)
-    return FVD(value, rules, n, model.sha256, tuple(cautions(rules, n, sets)))
+def _detectors(
+    rules: Sequence[Protocol], device: torch.device, fast: bool = False, path: Path | None = None
+) -> dict[float, I3D]:
+    """One for each batch norm epsilon."""
+    models = {eps: load_i3d(path, device, eps=eps) for eps in {r.batch_norm_eps for r in rules}}
+    return {eps: model.fast() if fast else model for eps, model in models.items()}
 
 
-def _made_by(samples: Path) -> dict[str, Any]:
-    """`checkpoints` and `sampling` as `vidm sample` noted them in its store."""
-    try:
-        with h5py.File(samples, "r") as file:
-            return {key: jsonlib.loads(file.attrs[key]) for key in ("checkpoints", "sampling")}
-    except FileNotFoundError:
-        raise InputError(f"{samples}: no such file; make it with vidm sample") from None
-    except (OSError, KeyError, ValueError):
-        raise InputError(f"{samples}: not a store that vidm sample wrote; make it again") from None
+def _classifier(
+    path: Path | None, expected: str | None, device: torch.device, rules: Protocol, fake: Source
+) -> tuple[Any, str, str] | None:
+    if path is None:
+        return None
+    model, digest = load_classifier(path, device, expected)
+    if fake.size is not None:
+        checked(model, path, torch.zeros(1, 3, rules.frames, *fake.size, device=device))
+    return model, digest, path.name
 
 
-def _source(clips: ClipSet) -> dict[str, Any]:
-    return {"source": clips.source, "sha256": clips.sha256, "dropped": clips.dropped, "too_short": clips.short}
+def _about(source: Source, path: Path) -> dict[str, Any]:
+    return {"id": Path(path).name, **source.facts()}
 
 
-def _versions(device: torch.device) -> dict[str, str]:
-    return {
-        "vidm": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "device": device.type,
-    }
+@torch.inference_mode()
+def _error(part: Measurement, clips: int = 4) -> float:
+    """How far bf16 logits of the first real clips are from fp32 ones: norm of the difference over the norm."""
+    exact = load_i3d(device=part.plan.device, eps=part.rules.batch_norm_eps)
+    rows = range(min(clips, len(part.real.rows)))
+    windows = np.stack([part.real.clips.read(part.real.rows[k]) for k in rows])
+    logits = exact(preprocess(windows, part.rules).to(part.plan.device)).cpu().numpy()
+    return float(np.linalg.norm(part.real.result[: len(rows)] - logits) / np.linalg.norm(logits))
 
 
-def _write(path: Path, report: dict[str, Any]) -> None:
-    text = jsonlib.dumps(report, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def cache_folder() -> Path:
+    """Where `vidm fvd` keeps features: beside the weights."""
+    return weights.folder() / "features"

@@ -145,6 +145,29 @@ def pretrained(wildcards):
     return {"spynet": motion.spynet if own else "data/weights/spynet.safetensors"}
 
 
+def judges(wildcards):
+    """The networks that measure: I3D, for FID Inception, for an Inception score the user's classifier."""
+    metrics = experiment(wildcards).metrics
+    found = {"detector": "data/weights/i3d.safetensors"}
+    if metrics.fid_frames:
+        found["inception"] = "data/weights/inception.safetensors"
+    if metrics.classifier:
+        found["classifier"] = metrics.classifier
+    return found
+
+
+def own_protocols(wildcards):
+    """The facts of the protocols that params.yaml defines and this experiment uses."""
+    named = experiment(wildcards).metrics.protocols
+    return {name: FACTS.protocols[name].facts() for name in named if name in FACTS.protocols}
+
+
+def reports():
+    """The reports that are there, by the hash of their content."""
+    paths = sorted(Path("results").glob("*_fvd.json"))
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
 def shown(name):
     """As many mp4s as the contact sheet shows."""
     sampling = FACTS.experiments[name].sampling

@@ -1,16 +1,22 @@
-# The Fréchet video distance, with its protocol, baselines and provenance.
+# The Fréchet video distance, with its protocol, baselines and provenance; the paper's tables.
 
 
 rule evaluate:
     input:
+        unpack(judges),
         frames=frames,
         samples="results/{experiment}/samples/samples.h5",
-        detector="data/weights/i3d.safetensors",
     output:
-        report(
+        fvd=report(
             "results/{experiment}_fvd.json",
             category="Metrics",
             caption="../report/fvd.rst",
+            labels={"experiment": "{experiment}"},
+        ),
+        nearest=report(
+            "results/{experiment}/figures/nearest.png",
+            category="Metrics",
+            caption="../report/nearest.rst",
             labels={"experiment": "{experiment}"},
         ),
     log:
@@ -25,8 +31,29 @@ rule evaluate:
     params:
         facts=lambda wildcards: text(
             experiment(wildcards).metrics,
+            protocols=own_protocols(wildcards),
             model_version=FACTS.model_version,
+        ),
+        inception=lambda wildcards, input: (
+            f"--inception {shlex.quote(input.inception)}" if "inception" in input.keys() else ""
         ),
     shell:
         "vidm evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
-        " --detector {input.detector:q} --out {output:q} 2>&1 | tee {log:q}"
+        " --detector {input.detector:q} {params.inception} --out {output.fvd:q}"
+        " --nearest {output.nearest:q} 2>&1 | tee {log:q}"
+
+
+rule tables:
+    """From the reports that are there, and none is made for it: those of a cluster may lie here without their videos.
+    So they are a param, by their content, and no input."""
+    output:
+        expand("results/tables/table_{n}.{kind}", n=["1", "2", "3a", "3b"], kind=["md", "csv"]),
+    log:
+        "logs/tables.log",
+    conda:
+        "../../environment.yml"
+    params:
+        reports=lambda wildcards: reports(),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "vidm tables --results results --out {params.folder:q} 2>&1 | tee {log:q}"
