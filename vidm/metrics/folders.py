@@ -1,8 +1,8 @@
 """Folders of videos, and folders of frame folders, as they come: any names, any sub-folders, some of it broken.
 
 A file that decodes is a clip; so is a folder of pictures (vidm.data.layouts). Each file is decoded once: what the
-protocols want of it goes to an unnamed file on disk, up to SPOOL bytes. What was found is kept by the files' own hashes,
-so that a second measurement does not decode at all.
+protocols want of it goes to an unnamed file on disk, up to SPOOL bytes. What was found is kept by the files' own
+hashes, so that a second measurement does not decode at all.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ for notebook, captions in FIGURES.items():
         shell:
             "(papermill -k python3 --no-progress-bar -p experiment {wildcards.experiment} -p root ."
             " {input.notebook:q} {output.executed:q}.part.ipynb"
-            " && mv {output.executed:q}.part.ipynb {output.executed:q}) 2>&1 | tee -i {log:q}"
+            " && mv {output.executed:q}.part.ipynb {output.executed:q}) 2>&1 | tee {log:q}"
 
 
 rule figures:
@@ -86,4 +86,4 @@ rule figures:
         captions=json.dumps({k: v for captions in FIGURES.values() for k, v in captions.items()}),
     shell:
         "python workflow/scripts/page.py {wildcards.experiment} {output:q} {params.captions:q}"
-        " {input.pictures:q} --notebooks {input.notebooks:q} 2>&1 | tee -i {log:q}"
+        " {input.pictures:q} --notebooks {input.notebooks:q} 2>&1 | tee {log:q}"
