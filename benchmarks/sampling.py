@@ -168,13 +168,15 @@ def quality(arguments) -> None:
     parts, notes, judge = networks(e.name), Notes(), Judge(e)
     test = judge.clips("test", n)
     print("distance to the flow's end, grey levels\n")
+    distances = {}
     for part, flow in flows(parts, e, test[:4]).items():
         print(f"| {part}: steps | ddim | dpm-solver++ | unipc |\n| --- | --- | --- | --- |")
         for steps in (4, 6, 8, 12, 16, 24):
             row = []
             for name in ("ddim", "dpm-solver++", "unipc"):
-                make = partial(flow, name, steps)
-                row.append(f"{notes.once(f'{e.name} flow {part} {name} {steps}', make):.2f}")
+                found = notes.once(f"{e.name} flow {part} {name} {steps}", partial(flow, name, steps))
+                row.append(f"{found:.2f}")
+                distances |= {(name, steps): found} if part == "motion" else {}
             print(f"| {steps} | {' | '.join(row)} |", flush=True)
         print()
     base = notes.once(f"{e.name} floor {n}", lambda: judge(test))
@@ -187,7 +189,7 @@ def quality(arguments) -> None:
         row = f"{found['fvd']:.0f} | {found['motion']:.2f} | {found['seconds']:.2f}"
         print(f"| {sampler}, {steps} | {row} |", flush=True)
     if arguments.plot:
-        plot(points, base["fvd"], n, arguments.plot)
+        plot(points, distances, base["fvd"], n, arguments.plot)
 
 
 def correlation(arguments) -> None:
@@ -202,25 +204,29 @@ def correlation(arguments) -> None:
         print(f"| {value} | {found['fvd']:.0f} | {found['motion']:.2f} |", flush=True)
 
 
-def plot(points, floor: float, n: int, path: Path) -> None:
+def plot(points, distances, floor: float, n: int, path: Path) -> None:
+    """Distance of a further frame to its flow's end against evaluations; FVD against seconds."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for sampler in dict.fromkeys(s for s, _ in points):
-        own = sorted((k, p) for (s, k), p in points.items() if s == sampler)
-        fvd = [p["fvd"] for _, p in own]
-        axes[0].plot([k for k, _ in own], fvd, "o-", label=sampler)
-        axes[1].plot([p["seconds"] for _, p in own], fvd, "o-", label=sampler)
-    for axis, label in zip(axes, ("evaluations a frame", "CPU seconds a video"), strict=True):
-        axis.axhline(floor, color="grey", linestyle=":", label="floor")
-        axis.set(xscale="log", xlabel=label)
-    axes[0].set(ylabel=f"FVD, N = {n}")
-    axes[0].legend()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for name in dict.fromkeys(sampler for sampler, _ in distances):
+        own = sorted((k, d) for (s, k), d in distances.items() if s == name)
+        line = left.plot(*zip(*own, strict=True), "o-", label=name)
+        fvd = [(p["seconds"], p["fvd"]) for (s, _), p in sorted(points.items()) if s == name]
+        if fvd:
+            right.plot(*zip(*fvd, strict=True), "o-", color=line[0].get_color(), label=name)
+    for (_, k), p in points.items():
+        right.annotate(f" {k}", (p["seconds"], p["fvd"]))
+    right.axhline(floor, color="grey", linestyle=":", label="floor: test clips")
+    left.set(xscale="log", yscale="log", xlabel="evaluations a frame", ylabel="distance to the flow's end, grey levels")
+    right.set(xlabel="CPU seconds a video", ylabel=f"FVD, N = {n}", ylim=(0, None))
+    left.legend()
+    right.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
 
 
 def seeds(arguments) -> None:
