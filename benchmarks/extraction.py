@@ -3,7 +3,8 @@
     python benchmarks/extraction.py [--files 6] [--frames 250] [--rounds 5] [--workers 0] [--resize area]
 
 The baseline is ffmpeg's own command with the same filters and one thread each, as many at once as vidm runs, its
-frames thrown away (`-f null`). vidm also probes, hashes files and frames, writes parts and puts the store together.
+frames thrown away (`-f null`); beside it, the same command on one file after the other with the threads that ffmpeg
+takes by itself. vidm also probes, hashes files and frames, writes parts and puts the store together.
 Both take turns; the ratios are medians over the rounds. That of processor time, children's included, is the one to
 read where other programs run beside.
 """
@@ -35,13 +36,14 @@ def videos(folder: Path, size: str, files: int, frames: int) -> None:
         subprocess.run([*command, "-preset", "veryfast", str(folder / f"{k}.mp4")], check=True)
 
 
-def bare(path: Path, side: int, kernel: str) -> None:
+def bare(path: Path, side: int, kernel: str, threads: int = 1) -> None:
     short = "min(iw*sar,ih)"
     wide, high = (f"'max({side},round({side}*{length}/{short}))'" for length in ("iw*sar", "ih"))
     cut = f"crop={side}:{side}:trunc((in_w-out_w)/2):trunc((in_h-out_h)/2)"
     filters = f"scale=w={wide}:h={high}:flags={kernel}+{EXACT},format=rgb24,{cut}"
-    command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-threads", "1", "-filter_threads", "1"]
-    command += ["-i", str(path), "-an", "-vf", filters, "-fps_mode", "passthrough", "-threads", "1"]
+    command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-threads", f"{threads}"]
+    command += ["-filter_threads", f"{threads}"]
+    command += ["-i", str(path), "-an", "-vf", filters, "-fps_mode", "passthrough", "-threads", f"{threads}"]
     subprocess.run([*command, "-pix_fmt", "rgb24", "-f", "null", "-"], check=True)
 
 
@@ -85,14 +87,18 @@ def main() -> None:
             def ours(raw: Path = raw) -> None:
                 extract(raw, Path(scratch) / "s.h5", facts, workers=workers)
 
-            taken = [(timed(baseline), timed(ours)) for _ in range(options.rounds)]
-            wall, cpu = (statistics.median(a[k] / b[k] for a, b in taken) for k in (0, 1))
-            rates = [total / statistics.median(pair[k][0] for pair in taken) for k in (0, 1)]
+            def single(raw: Path = raw) -> None:
+                for path in sorted(raw.iterdir()):
+                    bare(path, options.resolution, kernel, threads=0)
+
+            taken = [(timed(baseline), timed(ours), timed(single)) for _ in range(options.rounds)]
+            rates = [total / statistics.median(times[k][0] for times in taken) for k in range(3)]
             print(
-                f"{size:10} ffmpeg {rates[0]:.0f} frames/s, vidm {rates[1]:.0f} frames/s, ratio {wall:.2f}; "
-                f"of processor time {cpu:.2f}",
-                flush=True,
+                f"{size:10} ffmpeg {rates[0]:.0f} frames/s, one by one {rates[2]:.0f}, vidm {rates[1]:.0f}", flush=True
             )
+            for name, k in (("ffmpeg", 0), ("one by one", 2)):
+                wall, cpu = (statistics.median(times[k][j] / times[1][j] for times in taken) for j in (0, 1))
+                print(f"{'':10} vidm / {name}: {wall:.2f}; of processor time {cpu:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ class Probe:
 def probe(path: str | Path, count: bool = True) -> Probe:
     """Open a file without following anything and count its frames.
 
-    count False: no further than to the first frame; `frames` is what the header says (0: nothing), `variable` False.
+    count False: as quickly as can be, for what decodes the file anyway. Then `frames` is what the header says (0:
+    nothing), rotation and `variable` are not looked at, and a frame is decoded only to see whether it is interlaced.
 
     Raises VideoError: empty, a playlist, not a video, no video stream, no picture that decodes.
     """
@@ -119,6 +120,19 @@ def _probe(container, count: bool) -> Probe:
         raise VideoError("damaged or truncated: nothing decodes its video stream")
     stream = max(streams, key=lambda s: (s.width * s.height, -s.index))  # the first of the largest
     stream.thread_count = 1
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    context = stream.codec_context
+    facts = {
+        "container": container.format.name,
+        "codec": context.name,
+        "fps": float(rate) if rate else USUAL_RATE,
+        "stream": stream.index,
+        "streams": len(streams),
+    }
+    order = getattr(context, "field_order", 0)  # 0: not said, 1: progressive, else interlaced
+    if not count and order:
+        size = {"width": context.width, "height": context.height}
+        return Probe(**facts, **size, frames=stream.frames, rotation=0, interlaced=order > 1, pixels=context.pix_fmt)
     frames, first, fault, last = 0, None, "", None
     steps: Counter[int] = Counter()
     for packet in container.demux(stream):
@@ -137,22 +151,17 @@ def _probe(container, count: bool) -> Probe:
             break
     if first is None:
         raise VideoError(f"damaged or truncated: no frame decodes{fault}")
-    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     usual = steps.most_common(1)[0][0] if steps else 0
     off = sum(count for step, count in steps.items() if abs(step - usual) > 0.2 * abs(usual))
     return Probe(
-        container=container.format.name,
-        codec=stream.codec_context.name,
+        **facts,
         width=first.width,
         height=first.height,
-        fps=float(rate) if rate else USUAL_RATE,
         frames=frames,
         rotation=int(first.rotation) % 360,
-        stream=stream.index,
         interlaced=bool(first.interlaced_frame),
         variable=off > max(1, 0.05 * steps.total()),
         pixels=first.format.name,
-        streams=len(streams),
     )
 
 
