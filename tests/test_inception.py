@@ -38,7 +38,6 @@ def test_published_fid_and_kid(inception):
         large.append(torch.cat([p[1] for p in parts]).numpy())
     value = frechet.distance(*small, ddof=1)
     assert round(value, 4) == 12.6388
-    assert round(frechet.distance(*small, ddof=0), 4) != 12.6388
 
     def subset():
         return torch.randperm(100, generator=generator)[:50].numpy()
