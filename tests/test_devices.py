@@ -29,7 +29,8 @@ def locks(tmp_path, monkeypatch):
     monkeypatch.setattr(devices.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in ("LOCAL_RANK", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what was there before a test is there after it
+        monkeypatch.delenv(name)
     driver(tmp_path, monkeypatch, "exit 9")
     yield
     devices.release()
