@@ -263,9 +263,11 @@ class Lab:
 
 def lab_command() -> list[str]:
     """What `make lab` starts, with this interpreter's tools."""
-    said = subprocess.run(
-        ["make", "--dry-run", "--old-file", ".venv/ready", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.replace("\\\n", " ")
+    # As from a shell: below `make test` a second make would name its folder first.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = ["make", "--dry-run", "--old-file", ".venv/ready", "lab"]
+    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    said = said.stdout.replace("\\\n", " ")
     lines = [shlex.split(line, comments=True) for line in said.splitlines()]
     assert lines[0][1:5] == ["weights", "fetch", "spynet", "i3d"], said
     assert lines[1][:2] == [".venv/bin/jupyter", "lab"], said
