@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from vidm import config, machine
+from vidm.data.store import FrameStore
 from vidm.diffusion.samplers import Sampler
-from vidm.metrics import clipset
+from vidm.metrics import clipset, frechet, sources
 from vidm.metrics import protocol as protocols
-from vidm.metrics.features import Extractor, distance, motion
+from vidm.metrics.features import Logits, motion
 from vidm.metrics.i3d import load_i3d
 from vidm.models import trained
 from vidm.sampling.noise import VideoNoise, stacked
@@ -78,17 +79,18 @@ class Judge:
         self.real = np.load(kept)
 
     def clips(self, split: str, n: int) -> np.ndarray:
-        found = clipset.open_set(self.frames, self.rules, split)
-        return np.stack([found.read(k) for k in range(n)])
+        with FrameStore(self.frames) as store:
+            found = clipset.cut(sources.from_store(store, split), self.rules)
+            return np.stack([found.read(k) for k in range(n)])
 
     def features(self, clips: np.ndarray) -> np.ndarray:
-        extractor = Extractor(self.model, self.rules)
-        for clip in clips:
-            extractor.add("x", clip)
-        return extractor.features("x")
+        series = Logits(self.model, self.rules)
+        for k, clip in enumerate(clips):
+            series.add(k, clip)
+        return series.result()
 
     def __call__(self, clips: np.ndarray) -> dict[str, float]:
-        value = distance(self.real, self.features(clips), self.rules)
+        value = frechet.distance(self.real, self.features(clips), self.rules.ddof, self.rules.root)
         return {"fvd": float(value), "motion": float(np.mean([motion(c) for c in clips]))}
 
 
