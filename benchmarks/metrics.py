@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from vidm.metrics import clipset, frechet, i3d, sources
 from vidm.metrics.features import BATCH, Job, Logits, look_up, one_pass
@@ -40,25 +41,50 @@ def clips(count: int, seed: int, size: int = 32) -> np.ndarray:
     return ((smooth * 60 + 128).clamp(0, 255)).permute(0, 2, 3, 4, 1).to(torch.uint8).numpy()
 
 
-def straightforward() -> I3D:
-    """The detector as one writes it first: contiguous memory, an explicit pad before each strided convolution."""
-    model = load_i3d().to(memory_format=torch.contiguous_format)
-    for module in model.modules():
-        if isinstance(module, i3d._Unit) and module.stride[0] > 1:
+class Straightforward:
+    """The detector as one writes it first, on the same weights: contiguous memory, nn.functional for each layer."""
 
-            def padded(x: torch.Tensor, unit: torch.nn.Conv3d = module) -> torch.Tensor:
-                sides = [i3d._same(n, unit.kernel_size[0], unit.stride[0]) for n in reversed(x.shape[2:])]
-                return torch.nn.functional.pad(x, [n for side in sides for n in side])
+    def __init__(self) -> None:
+        self.model = load_i3d().to(memory_format=torch.contiguous_format)
 
-            module._padded = padded
-    return model
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        m = self.model
+        x = self.pool(self.unit(x.contiguous(), m.Conv3d_1a_7x7), (1, 3, 3), (1, 2, 2))
+        x = self.unit(self.unit(x, m.Conv3d_2b_1x1), m.Conv3d_2c_3x3)
+        x = self.pool(x, (1, 3, 3), (1, 2, 2))
+        for name, block in m.named_children():
+            if name == "Mixed_4b":
+                x = self.pool(x, (3, 3, 3), (2, 2, 2))
+            if name == "Mixed_5b":
+                x = self.pool(x, (2, 2, 2), (2, 2, 2))
+            if name.startswith("Mixed"):
+                x = torch.cat([self.branch(x, name, branch) for name, branch in block.named_children()], 1)
+        return m.Logits["Conv3d_0c_1x1"](F.avg_pool3d(x, (2, 7, 7), 1)).mean((2, 3, 4))
+
+    def branch(self, x: torch.Tensor, name: str, units: torch.nn.ModuleDict) -> torch.Tensor:
+        x = self.pool(x, (3, 3, 3), (1, 1, 1)) if name == "Branch_3" else x
+        for unit in units.values():
+            x = self.unit(x, unit)
+        return x
+
+    def unit(self, x: torch.Tensor, unit: torch.nn.Conv3d) -> torch.Tensor:
+        x = F.conv3d(self.padded(x, unit.kernel_size, unit.stride), unit.weight, None, unit.stride)
+        zero = torch.zeros(x.shape[1])
+        return F.batch_norm(x, zero, zero + 1, unit.scale.flatten(), unit.shift.flatten(), eps=0.0).relu()
+
+    def pool(self, x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+        return F.max_pool3d(self.padded(x, kernel, stride), kernel, stride)
+
+    def padded(self, x: torch.Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
+        sides = [i3d._same(n, k, s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+        return F.pad(x, [zeros for side in reversed(sides) for zeros in side])
 
 
 def speed(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     own = BATCH // 16
     variants = {
-        "straightforward": (straightforward(), 8),
+        "straightforward": (Straightforward(), 8),
         "vidm": (load_i3d(), own),
         "vidm --fast": (load_i3d().fast(), own),
     }
@@ -69,11 +95,10 @@ def speed(arguments: argparse.Namespace) -> None:
             model(inputs[0][:1])  # warms up
         for whole in inputs:
             for name, (model, batch) in variants.items():
-                x = whole.contiguous() if name == "straightforward" else whole
                 started, cpu = time.perf_counter(), time.process_time()
-                found = [model(part) for part in x.split(batch)]
-                wall.setdefault(name, []).append((time.perf_counter() - started) / len(x))
-                used.setdefault(name, []).append((time.process_time() - cpu) / len(x))
+                found = [model(part) for part in whole.split(batch)]
+                wall.setdefault(name, []).append((time.perf_counter() - started) / len(whole))
+                used.setdefault(name, []).append((time.process_time() - cpu) / len(whole))
                 logits.setdefault(name, []).append(torch.cat(found).numpy())
     print(f"{'variant':17}{'s/clip':>8}{'CPU s':>8}{'ratio':>7}{'CPU':>7}  FVD")
     base = {n: statistics.median(t["straightforward"]) for n, t in (("wall", wall), ("cpu", used))}

@@ -59,9 +59,12 @@ class _Unit(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if self.stride[0] > 1:
             x = self._padded(x)
-        x = super().forward(x)
+        if self.kernel_size[0] == 1:  # one matrix product; torch's own choice with one thread is slow and transposes
+            x = F.linear(x.movedim(1, -1), self.weight.flatten(1), self.bias).movedim(-1, 1)
+        else:
+            x = super().forward(x)
         if self.scale is not None:
-            x = torch.addcmul(self.shift, x, self.scale)
+            torch.addcmul(self.shift, x, self.scale, out=x)
         return x.relu_()
 
     def fold(self) -> None:
@@ -83,12 +86,19 @@ class _Unit(nn.Conv3d):
 
 
 def _pool(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Max pool, padded as TensorFlow does. Inputs are 0 or more, so zeros and -inf pad alike.
+    """Max pool over frames and pixels, padded as TensorFlow does: (B,C,T,H,W) -> (B,C,T',H',W').
 
-    A total of 2 is symmetric; an odd total (1, after the end) is what ceil_mode adds.
+    Inputs are 0 or more, so zeros and -inf pad alike. A total of 2 is symmetric; an odd total (1, after the end) is
+    what ceil_mode adds. Pixels first, then frames, each in two dimensions: in three torch's pool is several times as
+    slow, and a maximum is the same in any order.
     """
-    padding = [_same(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
-    return F.max_pool3d(x, kernel, stride, padding, ceil_mode=True)
+    t, h, w = (_same(n, k, s)[0] for n, k, s in zip(x.shape[2:], kernel, stride, strict=True))
+    y = F.max_pool2d(x.transpose(1, 2).flatten(0, 1), kernel[1:], stride[1:], (h, w), ceil_mode=True)
+    y = y.unflatten(0, (len(x), -1)).transpose(1, 2)
+    if kernel[0] > 1:
+        size = y.shape[3:]
+        y = F.max_pool2d(y.flatten(3), (kernel[0], 1), (stride[0], 1), (t, 0), ceil_mode=True).unflatten(3, size)
+    return y
 
 
 class _Mixed(nn.Module):
