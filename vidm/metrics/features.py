@@ -42,10 +42,11 @@ class Series:
         at_once = BATCH_ON_GPU if device is not None and device.type == "cuda" else BATCH
         self._batch = max(1, at_once // max(1, frames))
         self._waiting: list[tuple[int, np.ndarray]] = []
-        self._rows: dict[int, np.ndarray] = {}
+        self._rows: np.ndarray | None = None
+        self._count = 0
 
     def add(self, row: int, window: np.ndarray) -> None:
-        """Window number `row`: (T,H,W,3) uint8."""
+        """Window number `row`, from 0 on in any order: (T,H,W,3) uint8."""
         self._waiting.append((row, self._taken(window)))
         if len(self._waiting) == self._batch:
             self._run()
@@ -54,12 +55,21 @@ class Series:
         """An array with a row for each window, by their numbers."""
         if self._waiting:
             self._run()
-        return np.stack([self._rows[row] for row in sorted(self._rows)])
+        return self._rows[: self._count]
 
     def _run(self) -> None:
         rows, windows = zip(*self._waiting, strict=True)
         self._waiting = []
-        self._rows |= dict(zip(rows, self._compute(windows), strict=True))
+        found = self._compute(windows)
+        # Into one array that doubles: a small one for each batch, left between large ones that come and go, would
+        # keep their memory from being used again.
+        self._count = max(self._count, max(rows) + 1)
+        if self._rows is None or self._count > len(self._rows):
+            more = np.empty((max(64, 2 * self._count), *found.shape[1:]), found.dtype)
+            if self._rows is not None:
+                more[: len(self._rows)] = self._rows
+            self._rows = more
+        self._rows[list(rows)] = found
 
     def _taken(self, window: np.ndarray) -> np.ndarray:
         """What waits for its batch."""
