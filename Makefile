@@ -27,8 +27,9 @@ help:
 results/%: $(READY) FORCE
 	@$(VENV)/bin/snakemake --cores $(CORES) $@
 
+# A file of tests is one process's; threads within each would only wait for one another.
 test: $(READY)
-	@$(PYTHON) -m pytest
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Without weights the lab opens all the same: notebooks 04 and 06 alone need them. It asks no server for news.
 lab: $(READY)

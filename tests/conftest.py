@@ -10,6 +10,18 @@ from safetensors.torch import load_file
 from vidm import cli, config
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
+from vidm.machine import cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first, so that no process is left with one when the others have ended."""
+    long = {item.path for item in items if item.get_closest_marker("pipeline") or item.get_closest_marker("slurm")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores, at most four: the tests of a cluster mostly wait."""
+    return min(4, cores() + 1)
 
 
 @pytest.fixture(scope="session")
