@@ -1,4 +1,4 @@
-"""Whether an experiment's report and files are what the README promises. Usage: check.py EXPERIMENT"""
+"""Whether an experiment's report and files are what the README promises. Usage: check.py EXPERIMENT [--ablations]"""
 
 import json
 import sys
@@ -9,6 +9,25 @@ from vidm import config
 name = sys.argv[1]
 params = config.load()
 experiment = params.experiment(name)
+if "--ablations" in sys.argv:
+    found = json.loads(Path(f"results/{name}_ablations.json").read_text(encoding="utf-8"))
+    ablation = params.ablation(name)
+    assert found["experiment"] == name and found["seeds"] == list(ablation.seeds)
+    lengths = [f"fvd{found['protocols'][key]['frames']}" for key in found["protocols"]]
+    assert "fvd16" in lengths and len(lengths) > 1
+    for table, rows in ablation.tables.items():
+        assert list(found["tables"][table]) == list(rows)
+        for row in rows:
+            values = found["tables"][table][row]
+            assert list(values) == lengths and all(
+                len(v) == len(found["seeds"]) and min(v) > 0 for v in values.values()
+            )
+    text = Path(f"results/tables/{name}_ablations.md").read_text(encoding="utf-8")
+    assert all(f"## {table}" in text for table in ablation.tables) and "the embedded sky" in text
+    for figure in ("ablations", "ablation_strips"):
+        assert Path(f"results/{name}/figures/{figure}.png").read_bytes().startswith(b"\x89PNG")
+    print(text)
+    sys.exit()
 sky = params.dataset(experiment.dataset).procedural
 report = json.loads(Path(f"results/{name}_fvd.json").read_text(encoding="utf-8"))
 

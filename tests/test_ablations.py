@@ -11,6 +11,7 @@ from vidm.config import Experiment
 from vidm.models import trained
 from vidm.models.adagn import AdaGN
 from vidm.models.posgn import PosGN
+from vidm.protocols import PROTOCOLS
 
 PARAMS = config.load(Path(__file__).parents[1] / "params.yaml")
 ROOT = Path(__file__).parents[1]
@@ -118,6 +119,37 @@ def test_motion_ablations(base, ablation, sees, norm):
     assert norms == {norm}
     assert (network.spynet is None) == ("previous" not in sees)
     assert network.residual is not None  # else frame 0 is never seen
+
+
+CELLS = [(name, cell) for name in PARAMS.ablations for cell in PARAMS.ablation(name).each(name) if cell.seed == 0]
+
+
+@pytest.mark.parametrize("experiment, cell", CELLS, ids=[cell.name for _, cell in CELLS])
+def test_a_cell_differs_from_its_default_in_the_switch_alone(experiment, cell):
+    default = PARAMS.experiment(f"{experiment}-ablation-default-s0")
+    a, b = (
+        flat(e.model_dump(exclude={"name", "content_of", "motion_of"})) for e in (PARAMS.experiment(cell.name), default)
+    )
+    expected = dict(ABLATIONS[cell.presets[0]]) if cell.presets else {}
+    if "motion.implicit" in expected:
+        expected["motion.previous"] = False
+    assert {key: a[key] for key in a if a[key] != b[key]} == expected
+
+
+def test_seeds_differ_in_the_seed_alone():
+    for cell in PARAMS.ablation("sky").each("sky"):
+        first = PARAMS.experiment(cell.name.replace(f"-s{cell.seed}", "-s0"))
+        same = {"seed": 0, **{k: getattr(first, k) for k in ("name", "content_of", "motion_of")}}
+        assert PARAMS.experiment(cell.name).model_copy(update=same) == first
+
+
+def test_both_paper_tables_are_there_over_three_seeds_and_two_lengths():
+    sky = PARAMS.ablation("sky")
+    assert len(sky.seeds) >= 3 and {t: len(rows) for t, rows in sky.tables.items()} == {"3a": 4, "3b": 4}
+    for cell in sky.each("sky"):
+        e = PARAMS.experiment(cell.name)
+        lengths = [{**PROTOCOLS, **PARAMS.protocols}[p].frames for p in e.metrics.protocols]
+        assert lengths[0] == 16 and max(lengths) == e.sampling.frames > e.frames
 
 
 @pytest.mark.parametrize("experiment, form", [("sky-residual-output", "output"), ("sky-without-residual", "none")])

@@ -50,6 +50,7 @@ def schema_refuses(document) -> bool:
     return not validator.is_valid(document)
 
 
+ROWS = {"seeds": [0, 1], "tables": {"3a": {"plain": []}}}
 # key to set, value, what the line must say: the key as written, the value, the nearest valid one.
 # The last column: does the schema refuse it too? It sees no combinations, and 1.0 is a whole number to it.
 BAD = [
@@ -133,6 +134,23 @@ BAD = [
     ("experiments/sky/sampling/noise_correlation", 1.5, ["noise_correlation", "1.5", "nearest: 1"], True),
     ("experiments/sky/metrics/protocols", [], ["metrics.protocols", "[]", "too short"], True),
     ("experiments/sky/metrics/protocols", ["stylegan"], ["protocols.0", "'stylegan'", "'styleganv'"], False),
+    ("experiments/sky/sampling/frames", 1, ["sampling.frames", "1", "nearest: 2"], True),
+    ("experiments/sky/sampling/frames", 17, ["sky.sampling.frames", "17", "16 frames", "clamp or stretch"], False),
+    ("experiments/sky/sampling/time_grid", "stretched", ["time_grid", "did you mean 'stretch'"], True),
+    ("experiments/sky/sampling/seeds", 3, ["sampling.seeds", "3", "nearest: [3]"], True),
+    ("experiments/sky/sampling/seeds", [0, -1], ["sampling.seeds.1", "-1", "nearest: 0"], True),
+    ("experiments/sky/sampling/seeds", [1, 1], ["sampling.seeds", "[1, 1]", "nearest: [1]"], False),
+    ("ablations", {"skye": ROWS}, ["ablations.skye", "no experiment 'skye'", "did you mean 'sky'"], False),
+    ("ablations", {"sky": ROWS | {"seeds": []}}, ["ablations.sky.seeds", "[]", "too short"], True),
+    ("ablations", {"sky": ROWS | {"seeds": [2, 2]}}, ["ablations.sky.seeds", "twice", "nearest: [2]"], False),
+    ("ablations", {"sky": ROWS | {"tables": {}}}, ["ablations.sky.tables", "too short"], True),
+    ("ablations", {"sky": ROWS | {"tables": {"3a": 3}}}, ["sky.tables.3a", "3", "group of keys"], True),
+    ("ablations", {"sky": ROWS | {"tables": {"3a": {"a": "small"}}}}, ["tables.3a.a", "list", "['small']"], True),
+    ("ablations", {"sky": ROWS | {"tables": {"3a": {"a": ["smal"]}}}}, ["sky.tables.3a.a", "mean 'small'"], False),
+    ("ablations", {"sky": ROWS | {"preset": "smal"}}, ["ablations.sky.preset", "did you mean 'small'"], False),
+    ("ablations", {"sky": ROWS | {"preset": 3}}, ["ablations.sky.preset", "3", "preset's name"], True),
+    ("ablations", {"sky": ROWS | {"seed": 3}}, ["ablations.sky.seed", "did you mean 'seeds'"], True),
+    ("ablations", {"sky": {"seeds": [0]}}, ["ablations.sky.tables", "missing"], True),
     ("datasets/sky/raw", "/videos/sky", ["datasets.sky.raw", "'/videos/sky'", "'data/raw/sky'"], False),
     ("datasets/sky/raw", "data/../../sky", ["datasets.sky.raw", "'data/../../sky'", "'data/raw/sky'"], False),
     ("datasets/sky/raw", "-", ["datasets.sky.raw", "missing"], True),
@@ -363,3 +381,61 @@ def test_what_is_unlike_the_paper():
         "motion.diffusion.variance: 'learned-range'",
         "motion.diffusion.weighting: 'p2'",
     ]
+
+
+def ablated() -> config.Params:
+    """Two rows of content and two of motion, one of them the same row; the experiment has another one's network."""
+    document = small()
+    document["presets"] |= {"mse": {"content": {"diffusion": {"loss": "mse"}}}, "blind": {"motion": {"posgn": False}}}
+    document["presets"] |= {"short": {"content": {"training": {"steps": 9}}, "frames": 8}}
+    document["experiments"]["other"] = {"preset": "small", "dataset": "sky", "frames": 16}
+    document["experiments"]["sky"] |= {"content_of": "other", "motion": {"posgn": True}, "seed": 7}
+    document["experiments"]["other"] |= {"seed": 7}
+    tables = {"3a": {"Squared Loss": ["mse"], "default": []}, "3b": {"blind": ["blind"], "plain": []}}
+    document["ablations"] = {"sky": {"preset": "short", "seeds": [5, 6], "tables": tables}}
+    return config.resolve(document)
+
+
+def test_cells_are_experiments_that_train_what_differs():
+    params = ablated()
+    assert list(params.experiments) == ["sky", "other"]
+    assert list(params.cells) == [
+        f"sky-ablation-{row}-s{seed}" for seed in (5, 6) for row in ("default", "mse", "blind")
+    ]
+    for seed in (5, 6):
+        default, mse, blind = (params.experiment(f"sky-ablation-{r}-s{seed}") for r in ("default", "mse", "blind"))
+        assert {e.seed for e in (default, mse, blind)} == {seed} and default.frames == 8
+        assert (default.content_of, default.motion_of) == (None, None), "not the experiment's: its own are shorter"
+        assert (mse.content_of, mse.motion_of) == (None, default.name)
+        assert (blind.content_of, blind.motion_of) == (default.name, None)
+        assert (mse.content.diffusion.loss, mse.content.training.steps) == ("mse", 9)
+        assert blind.motion.posgn is False, "a row's presets win over the experiment's own keys"
+    assert params.experiment("sky").content.training.steps != 9
+    rows = params.ablation("sky").cells("sky")
+    assert rows["3a"]["default"] == rows["3b"]["plain"] == ("sky-ablation-default-s5", "sky-ablation-default-s6")
+    assert params.ablation("sky").reference == {"3a": "default", "3b": "plain"}
+
+
+def test_without_a_plain_row_the_first_that_has_a_network_trains_it():
+    document = small()
+    document["presets"] |= {"a": {"motion": {"posgn": False}}, "b": {"motion": {"implicit": False}}}
+    document["ablations"] = {"sky": {"seeds": [0], "tables": {"mine": {"a": ["a"], "b": ["b"]}}}}
+    a, b = config.resolve(document).cells.values()
+    assert (a.content_of, a.motion_of, b.content_of, b.motion_of) == (None, None, a.name, None)
+
+
+def test_a_cell_that_is_an_experiment_too_is_refused():
+    document = small()
+    document["ablations"] = {"sky": {"seeds": [0], "tables": {"mine": {"plain": []}}}}
+    document["experiments"]["sky-ablation-default-s0"] = {"preset": "small", "dataset": "sky"}
+    with pytest.raises(ConfigError, match=r"sky-ablation-default-s0: is a cell of ablations\.sky, too"):
+        config.resolve(document)
+    with pytest.raises(ConfigError, match="experiment 'sky' has no ablations"):
+        config.resolve(small()).ablation("sky")
+
+
+def test_facts_that_came_later_are_written_where_they_are_said():
+    """As params of rules they would sample again, or measure again, what is there."""
+    e = config.resolve(small()).experiment("sky")
+    assert not {"seeds", "frames", "time_grid"} & e.sampling.model_dump(mode="json").keys()
+    assert "self_static" not in e.metrics.model_dump(mode="json")

@@ -19,7 +19,7 @@ LAYERS = [
     {"models"},
     {"data", "weights"},
     {"config", "archives", "unpickle"},
-    {"protocols"},
+    {"protocols", "ablations"},
     {"faults", "files", "machine", "devices", "progress", "errors"},
 ]
 # What a layer leaves alone although it lies below: `models` know no data, the loops know no other loop.

@@ -212,13 +212,14 @@ def test_ablations_are_drawn_from_their_report(tmp_path):
         "3b": {"vanilla": {"fvd16": [600.0], "fvd64": [700.0]}, "default": {"fvd16": [400.0]}},
     }
     (tmp_path / "results").mkdir()
-    report = {"experiment": "sky", "n": 8, "seeds": [0, 1, 2], "tables": tables}
+    cells = {"3b": {"vanilla": ["sky-ablation-vanilla-motion-s0"]}}
+    report = {"experiment": "sky", "n": 8, "seeds": [0, 1, 2], "tables": tables, "cells": cells}
     (tmp_path / "results/sky_ablations.json").write_text(json.dumps(report), encoding="utf-8")
     ended = papermill(ROOT / "notebooks/figures/ablations.ipynb", tmp_path, experiment="sky", root=tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     text = (tmp_path / "ablations.ipynb").read_text(encoding="utf-8")
     assert "| vanilla | 500.0 ± 20.0 |" in text
-    assert "make it: snakemake --cores all results/sky-without-posgn/samples/samples.h5" in text
+    assert "make it: snakemake --cores all results/sky-ablation-vanilla-motion-s0/samples/samples.h5" in text
     assert (tmp_path / "results/sky/figures/ablations.svg").is_file()
 
 

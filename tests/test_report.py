@@ -36,8 +36,8 @@ def write_store(path, lengths, split, seed, origin="procedural", attributes=None
     return path
 
 
-def write_samples(path, seed=1, count=3, frames=16):
-    attributes = {"checkpoints": json.dumps(CHECKPOINTS), "sampling": json.dumps(SAMPLING)}
+def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"]):
+    attributes = {"checkpoints": json.dumps(CHECKPOINTS), "sampling": json.dumps(SAMPLING | {"seeds": seeds})}
     return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes)
 
 
@@ -114,6 +114,31 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     report.evaluate(params, "tiny", frames, samples, project / "two.json", pairs=picture)
     assert (project / "two.json").read_bytes() == (project / "one.json").read_bytes()
     assert kept[0].stat().st_mtime_ns != before[0]
+
+
+def test_samples_of_several_seeds(detector, params, project):
+    """Value by value those of each seed's videos, and of longer ones the first frames; the rest is the first seed's."""
+    seeds = {"seed": 0, "videos": [0, 5], "seeds": [0, 9], "each": 3}
+    samples = write_samples(project / "several.h5", count=6, frames=20, seeds=seeds)
+    e = params.experiment("tiny")
+    metrics = e.metrics.model_copy(update={"shuffled": False, "self_static": False})
+    params = params.model_copy(update={"experiments": {"tiny": e.model_copy(update={"metrics": metrics})}})
+    text = report.evaluate(params, "tiny", project / "frames.h5", samples, project / "out.json")
+    found = json.loads((project / "out.json").read_text())
+    with report.FrameStore(project / "frames.h5") as store, report.FrameStore(samples) as generated:
+        train = cut(sources.from_store(store, "train"), find("styleganv"))
+        real = np.stack([train.read(k) for k in range(2)])
+        every = [generated.read(k)[:16] for k in range(6)]
+        order = sorted(range(6), key=lambda k: generated.hashes[k])
+    taken = [[every[k] for k in order if k // 3 == seed][:2] for seed in (0, 1)]
+    values = [fvd(real, np.stack(fakes)).value for fakes in taken]
+    assert found["seeds"]["values"] == pytest.approx(values, rel=1e-4)
+    assert found["fvd"] == found["seeds"]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
+    assert found["seeds"]["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-3)
+    assert found["seeds"]["motion"]["values"][0] == found["motion"]["samples"]
+    assert len(found["seeds"]["kvd"]["values"]) == 2 and found["seeds"]["kvd"]["values"][0] == found["kvd"]
+    assert set(found["baselines"]) == {"floor", "static", "noise"} and found["n"] == 2
+    assert "over 2 seeds" in text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -100,6 +100,40 @@ def test_shards_make_the_same_videos_and_go_on_after_a_kill(params, models, tmp_
     assert (tmp_path / "gathered" / "contact_sheet.png").exists()
 
 
+def test_videos_of_several_seeds_are_those_of_each(params, models, tmp_path):
+    """One row of numbers, seed after seed, so that groups and shards cut it as any other."""
+    each = changed(params, videos=3)
+    for seed in (0, 4):
+        run.sample(each, "dots", *models, tmp_path / f"seed {seed}", Wish(seed=seed))
+    both = changed(params, videos=3, seeds=(0, 4), group=3, shards=2)
+    run.sample(both, "dots", *models, tmp_path / "both")
+    whole = read(tmp_path / "both/samples.h5")
+    assert np.array_equal(whole, np.concatenate([read(tmp_path / f"seed {seed}/samples.h5") for seed in (0, 4)]))
+    seeds = groups.notes(tmp_path / "both/samples.h5")["sampling"]["seeds"]
+    assert seeds == {"seed": 0, "videos": [0, 5], "seeds": [0, 4], "each": 3}
+    with FrameStore(tmp_path / "both/samples.h5") as store:
+        assert list(store.sources)[2:4] == ["seed 0 video 2", "seed 4 video 0"]
+    files = [tmp_path / "shards" / f"shard_{k}_of_2.h5" for k in (1, 2)]
+    for k in (1, 2):
+        run.sample(both, "dots", *models, tmp_path / "shards", Wish(shard=(k, 2)))
+    with pytest.raises(InputError, match=r"ends with video 2, .*sampling.videos is 3 of each of 2 seeds"):
+        run.gather(both, "dots", files[:1], tmp_path / "joined")
+    run.gather(both, "dots", files, tmp_path / "joined")
+    assert np.array_equal(read(tmp_path / "joined/samples.h5"), whole)
+
+
+def test_an_experiment_says_how_long_its_videos_are(params, models, tmp_path):
+    """Longer ones begin as the others do: by a clamped grid a frame depends on nothing after it."""
+    for name, facts in (("short", {}), ("long", {"frames": 6, "time_grid": "clamp"})):
+        run.sample(changed(params, videos=2, **facts), "dots", *models, tmp_path / name)
+    short, long = (read(tmp_path / name / "samples.h5") for name in ("short", "long"))
+    assert long.shape[1] == 6 and np.array_equal(long[:, :4], short)
+    sampling = [groups.notes(tmp_path / name / "samples.h5")["sampling"] for name in ("short", "long")]
+    assert sampling[1] == sampling[0] | {"frames": 6, "time_grid": "clamp"}
+    with pytest.raises(InputError, match="knows 4 frames"):
+        run.sample(changed(params, frames=6), "dots", *models, tmp_path / "none")
+
+
 def test_shards_are_even_and_leave_nothing_out():
     parts = [groups.shard(2048, k, 7) for k in range(1, 8)]
     assert [v for part in parts for v in part] == list(range(2048))

@@ -100,6 +100,30 @@ def test_the_embedded_sky_is_in_no_table(results, tmp_path):
     assert before == tables.TABLES
 
 
+def test_longer_videos_are_those_of_the_long_twin(results, tmp_path):
+    results("sky256")
+    results("sky256-long", fvd=150.0, protocol=find("styleganv-128").facts())
+    motion = [
+        report(fvd=f, protocol=own("mine", OwnProtocol(frames=n)).facts()) for f, n in ((500.0, 128), (300.0, 64))
+    ]
+    results("clevrer256-without-posgn-long", **motion[0] | {"also": motion[1:]})
+    said = tables.render(tmp_path, tmp_path / "out")
+    assert [r[-1] for r in rows(tmp_path / "out", "table_1")[3:5]] == ["61.2", "150.0"]
+    assert rows(tmp_path / "out", "table_3b")[2][-3:] == ["", "300.0", ""], "128 frames by styleganv-128 alone"
+    assert "in no table" not in said
+
+
+def test_a_long_twin_has_the_networks_and_the_frames():
+    params, cells = config.load(), [c for t in tables.TABLES for _, ours in t.rows for c in ours if c and c.frames > 16]
+    assert len(cells) == 4 + 8
+    for cell in cells:
+        e, of = params.experiment(f"{cell.experiment}{tables.LONG}"), params.experiment(cell.experiment)
+        assert (e.content_of, e.motion_of) == (of.content_of or of.name, of.name)
+        assert e.sampling.frames == 128 and e.sampling.videos == of.sampling.videos == 2048
+        known = [find(name, params.protocols) for name in e.metrics.protocols]
+        assert cell.frames in [p.frames for p in known] and {p.split for p in known} == {"train"}
+
+
 def test_cells_name_experiments_that_exist():
     params = config.load()
     cells = [cell for table in tables.TABLES for _, ours in table.rows for cell in ours if cell]

@@ -20,6 +20,7 @@ from vidm.data.video import encode
 pytestmark = pytest.mark.pipeline
 WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "evaluate"}
 TARGET = "results/smoke_fvd.json"
+CHEAP = (" weights", " share", " ablations", " ablation_tables", " tables", " figures:")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,10 @@ def test_snakefmt_is_clean():
 def test_every_rule_logs_and_the_costly_ones_are_timed():
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = re.split(r"^ *rule\b", text, flags=re.MULTILINE)[1:]
-    assert len(rules) == 13
+    assert len(rules) == 15
     for rule in rules:
         assert "log:" in rule and "conda:" in rule
-        assert ("benchmark:" in rule) is not rule.startswith((" weights", " share", " tables", " figures:"))
+        assert ("benchmark:" in rule) is not rule.startswith(CHEAP)
 
 
 def test_whole_plan(project):
@@ -122,6 +123,30 @@ def test_an_experiment_takes_anothers_networks(project):
         assert f"vidm train {own} {theirs} " in said
         assert f"cp models/{theirs}/{own}.safetensors models/sky-only-correlation/{own}.safetensors" in said
     assert "vidm train content sky-paper" not in said
+
+
+def test_ablations_train_what_differs_and_no_cell_twice(project):
+    """Four content networks and four motion networks a seed, seven cells; the other networks are copies."""
+    said = project.ok("snakemake", "--dry-run", "--cores", "1", "results/sky_ablations.json")
+    for part in ("content", "motion"):
+        trained = re.findall(rf"vidm train {part} (\S+) ", said)
+        assert len(trained) == len(set(trained)) == 4 * 3
+        assert all(f"sky-ablation-default-s{seed}" in trained for seed in range(3))
+    assert len(set(re.findall(r"vidm evaluate (\S+) ", said))) == 7 * 3
+    for seed in range(3):
+        for row, part in (("without-truncation", "motion"), ("without-posgn", "content")):
+            ours, theirs = (f"models/sky-ablation-{name}-s{seed}/{part}.safetensors" for name in (row, "default"))
+            assert f"cp {theirs} {ours}" in said
+    ended = project.run("snakemake", "--dry-run", "--cores", "1", "results/sky256_ablations.json")
+    assert ended.returncode != 0 and "experiment 'sky256' has no ablations in params.yaml" in ended.stdout
+
+
+def test_the_table_and_the_figure_need_the_cells_file_alone(tmp_path):
+    """As after a cluster made the cells: their reports and networks are not made again for it."""
+    project = copy(tmp_path / "from a cluster")
+    (project.folder / "results").mkdir()
+    (project.folder / "results/sky_ablations.json").write_text("{}", encoding="utf-8")
+    assert project.planned("results/tables/sky_ablations.md") == {"ablation_tables"}
 
 
 def test_shards_are_jobs_of_their_own_and_then_gathered(tmp_path):

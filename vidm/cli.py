@@ -392,11 +392,30 @@ def compare(
 def tables(
     results: Annotated[Path, typer.Option(help="folder of reports, {experiment}_fvd.json")] = Path("results"),
     out: Annotated[Path, typer.Option(help="folder to write table_*.md and table_*.csv into")] = Path("results/tables"),
+    ablations: Annotated[
+        Path | None, typer.Option(help="a file of vidm ablations: EXPERIMENT_ablations.md and .csv in their place")
+    ] = None,
 ):
-    """The paper's tables with what was measured here beside the published numbers."""
+    """The paper's tables with what was measured here beside the published numbers; or those of ablations over seeds."""
+    from vidm.metrics import ablations as over_seeds
     from vidm.metrics import tables
 
-    print(tables.render(results, out))
+    print(over_seeds.render(ablations, out) if ablations else tables.render(results, out))
+
+
+@app.command("ablations", epilog="Example: vidm ablations sky --out results/sky_ablations.json")
+def gather_ablations(
+    experiment: Annotated[str, typer.Argument(help="a key of ablations: in params.yaml")],
+    out: Annotated[Path, typer.Option(help="the file of all cells to write")],
+    results: Annotated[Path, typer.Option(help="folder of the cells' reports")] = Path("results"),
+    partial: Annotated[bool, typer.Option("--partial", help="of the seeds whose cells are all there")] = False,
+    params: Params = PARAMS,
+):
+    """Tables 3a and 3b over seeds, from the reports of all cells."""
+    from vidm import config
+    from vidm.metrics import ablations
+
+    print(ablations.gather(config.load(params), experiment, results, out, partial))
 
 
 @app.command(epilog="Example: vidm gpus --take 2 -- torchrun --nproc-per-node 2 -m vidm.cli train content sky ...")

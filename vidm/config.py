@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vidm import faults
+from vidm import ablations, faults
+from vidm.ablations import Ablation, listed
 from vidm.faults import ConfigError
 from vidm.protocols import PROTOCOLS, OwnProtocol, Protocol, own
 
@@ -28,6 +29,10 @@ WEIGHT_FILES = (".safetensors", ".pytorch", ".pth")
 # pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
 CLOSED_FACTS = {"json_schema_extra": {"additionalProperties": False}}
 CLOSED = Field(**CLOSED_FACTS)
+
+
+def _no(value: Any) -> bool:
+    return not value
 
 
 class Facts(BaseModel):
@@ -208,6 +213,18 @@ class Motion(Facts):
 
 class Sampling(Facts):
     videos: Positive = 2048
+    # Like the two below, written only where it is said: samples from before it was a fact stay what they are.
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="so many videos of each; the report then has mean and deviation. Left out: the seed",
+        exclude_if=_no,
+    )
+    frames: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="of each video; left out: the time grid's", exclude_if=_no
+    )
+    time_grid: Literal["clamp", "stretch"] | None = Field(
+        None, description="frames beyond the trained grid: like its last, or the grid spread over all", exclude_if=_no
+    )
     sheet: Positive = Field(16, description="videos that are also written as mp4 and drawn")
     sampler: Literal["ddim", "ddpm", "dpm-solver++", "unipc"] = "ddpm"
     content_steps: Positive = 100
@@ -222,6 +239,13 @@ class Sampling(Facts):
     compile: bool = Field(False, description="torch.compile, with CUDA graphs on a GPU; its rounding differs")
 
     @model_validator(mode="after")
+    def _seeds_differ(self) -> Sampling:
+        once = list(dict.fromkeys(self.seeds))
+        if len(once) < len(self.seeds):
+            raise ValueError(f"seeds: {faults.shown(self.seeds)} has one twice; nearest: {faults.shown(once)}")
+        return self
+
+    @model_validator(mode="after")
     def _shards_have_videos(self) -> Sampling:
         if self.shards > self.videos:
             raise ValueError(f"shards: {self.shards} is more than videos = {self.videos}; nearest: {self.videos}")
@@ -234,6 +258,7 @@ class Metrics(Facts):
     )
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
     shuffled: bool = Field(True, description="the baseline of test clips with their frames in another order")
+    self_static: bool = Field(True, description="the baseline of the samples' first frames, repeated", exclude_if=bool)
     nearest: Positive = Field(8, description="samples of the leak check, drawn beside their nearest training clips")
     nearest_among: Literal["all", "measured"] = Field(
         "all", description="every training clip, or those alone that the distance takes"
@@ -297,12 +322,24 @@ class Params(Facts):
     protocols: dict[Name, Protocol] = {}
     datasets: dict[Name, Dataset]
     experiments: dict[Name, Experiment]
+    ablations: dict[Name, Ablation] = {}
+    cells: dict[Name, Experiment] = {}
+    """Of all ablations."""
+
+    @property
+    def every(self) -> dict[str, Experiment]:
+        """The experiments that are written, and the cells of their ablations."""
+        return self.experiments | self.cells
 
     def dataset(self, name: str) -> Dataset:
         return self.datasets[_known(name, self.datasets, "dataset")]
 
     def experiment(self, name: str) -> Experiment:
-        return self.experiments[_known(name, self.experiments, "experiment")]
+        return self.every[_known(name, self.every, "experiment")]
+
+    def ablation(self, name: str) -> Ablation:
+        self.experiment(name)
+        return ablations.known(name, self.ablations)
 
 
 class Preset(Recipe):
@@ -325,6 +362,7 @@ class Document(Facts):
     protocols: dict[Name, OwnProtocol] = Field({}, description="of FVD, beside the named ones", **CLOSED_FACTS)
     datasets: dict[Name, Dataset] = CLOSED
     experiments: dict[Name, Written] = CLOSED
+    ablations: dict[Name, Ablation] = Field({}, description="tables of an experiment's ablations", **CLOSED_FACTS)
 
 
 def _known(name: str, among: Mapping[str, Any], what: str) -> str:
@@ -358,29 +396,67 @@ def _resolve(raw: dict) -> Params:
     try:
         Document.model_validate(raw, strict=True)
     except ValidationError as error:
-        own = [f for f in error.errors() if f["type"] != "value_error" or f["loc"][0] == "datasets"]
+        own = [f for f in error.errors() if f["type"] != "value_error" or f["loc"][0] in ("datasets", "ablations")]
         if own:
             raise ConfigError(faults.first(own, Document)) from None
-    presets = raw.get("presets", {})
     experiments = {}
     for name, written in raw["experiments"].items():
         own = dict(written)
-        names = own.pop("preset", ())
-        merged: dict = {"name": name}
-        for preset in (names,) if isinstance(names, str) else names:
-            if preset not in presets:
-                raise ConfigError(f"experiments.{name}.preset: no preset '{preset}'{faults.nearest(preset, presets)}")
-            merged = _merge(merged, presets[preset])
-        experiments[name] = _merge(merged, own)
+        presets = _over({"name": name}, listed(own.pop("preset", ())), raw, f"experiments.{name}.preset")
+        experiments[name] = _merge(presets, own)
+    whole = {key: raw[key] for key in ("model_version", "datasets")}
+    whole["protocols"] = _protocols(raw.get("protocols", {}))
+    whole["ablations"] = {name: Ablation.model_validate(facts) for name, facts in raw.get("ablations", {}).items()}
+    cells = _cells(whole["ablations"], experiments, raw)
     try:
-        whole = {key: raw[key] for key in ("model_version", "datasets")} | {"experiments": experiments}
-        whole["protocols"] = _protocols(raw.get("protocols", {}))
-        params = Params.model_validate(whole, strict=True)
+        params = Params.model_validate(whole | {"experiments": experiments, "cells": cells}, strict=True)
     except ValidationError as error:
         raise ConfigError(faults.first(error.errors(), Params)) from None
-    for experiment in params.experiments.values():
+    params = params.model_copy(update={"cells": _sharing(params.cells)})
+    for experiment in params.every.values():
         _possible(experiment, params)
     return params
+
+
+def _over(base: dict, presets: tuple[str, ...], raw: Mapping, where: str) -> dict:
+    """`base`, and presets over it, in order."""
+    known = raw.get("presets", {})
+    for preset in presets:
+        if preset not in known:
+            raise ConfigError(f"{where}: no preset '{preset}'{faults.nearest(preset, known)}")
+        base = _merge(base, known[preset])
+    return base
+
+
+def _cells(found: Mapping[str, Ablation], experiments: Mapping[str, dict], raw: Mapping) -> dict[str, dict]:
+    """An experiment for each cell of all ablations: the experiment's facts, the ablation's presets, the row's."""
+    cells = {}
+    for name, ablation in found.items():
+        where = f"ablations.{name}"
+        if name not in experiments:
+            raise ConfigError(f"{where}: no experiment '{name}'{faults.nearest(name, experiments)}")
+        own = {key: value for key, value in experiments[name].items() if key not in ("content_of", "motion_of")}
+        base = _over(own, listed(ablation.preset), raw, f"{where}.preset")
+        for cell in ablation.each(name):
+            if cell.name in experiments:
+                raise ConfigError(f"experiments.{cell.name}: is a cell of {where}, too; rename it")
+            facts = _over(base, cell.presets, raw, f"{where}.tables.{cell.table}.{cell.row}")
+            cells[cell.name] = facts | {"name": cell.name, "seed": cell.seed}
+    return cells
+
+
+def _sharing(cells: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """Each network is trained by the first cell that has it, and taken by those after it."""
+    trained: dict[str, str] = {}
+    found = {}
+    for name, e in cells.items():
+        of = {}
+        for part in ("content", "motion"):
+            first = trained.setdefault(digest(part, *(getattr(e, fact) for fact in _decides(part))), name)
+            if first != name:
+                of[f"{part}_of"] = first
+        found[name] = e.model_copy(update=of)
+    return found
 
 
 def _protocols(written: Mapping[str, Mapping]) -> dict[str, Protocol]:
@@ -467,11 +543,22 @@ def _possible(experiment: Experiment, params: Params) -> None:
             raise ConfigError(
                 f"{where}.metrics.protocols.{k}: no protocol '{protocol}'{faults.nearest(protocol, known)}"
             )
+    sampling = experiment.sampling
+    if sampling.frames and sampling.frames > experiment.frames and not sampling.time_grid:
+        raise ConfigError(
+            f"{where}.sampling.frames: {sampling.frames} is more than the {experiment.frames} frames of the motion "
+            "network's time grid; say what those beyond are: time_grid: clamp or stretch"
+        )
     if experiment.frames > dataset.min_frames:
         raise ConfigError(
             f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
             f"dataset '{name}' are sure to have (min_frames); nearest: {dataset.min_frames}"
         )
+
+
+def _decides(part: str) -> tuple[str, ...]:
+    """The facts of an experiment that decide about this network."""
+    return ("dataset", "seed", "class_conditioning", part, *(("frames",) if part == "motion" else ()))
 
 
 def _shared(experiment: Experiment, params: Params, part: str) -> None:
@@ -480,10 +567,10 @@ def _shared(experiment: Experiment, params: Params, part: str) -> None:
     if name is None:
         return
     where = f"experiments.{experiment.name}.{key}"
-    others = {k: v for k, v in params.experiments.items() if getattr(v, key) is None and k != experiment.name}
+    others = {k: v for k, v in params.every.items() if getattr(v, key) is None and k != experiment.name}
     if name not in others:
         raise ConfigError(f"{where}: no experiment '{name}' that trains one{faults.nearest(name, others)}")
-    for fact in ("dataset", "seed", "class_conditioning", part, *(["frames"] if part == "motion" else [])):
+    for fact in _decides(part):
         if getattr(experiment, fact) != getattr(others[name], fact):
             raise ConfigError(
                 f"{where}: '{name}' has another {fact}; make them the same, or drop {key} to train one's own"

@@ -69,7 +69,9 @@ def first(faults: list, model: type[BaseModel]) -> str:
         name = re.sub(r"[^a-z0-9-]+", "-", str(loc[-2]).lower()).strip("-") or "sky"
         key = ".".join(map(str, loc[:-1]))
         return f"{key}: '{loc[-2]}' is not a name of a-z, 0-9 and '-' alone; nearest: '{name}'"
-    if loc[0] == "experiments" and loc[2:3] == ["preset"]:  # a union: pydantic adds the branch that it tried
+    if loc[0] in ("experiments", "ablations") and loc[2:3] == [
+        "preset"
+    ]:  # a union: pydantic adds the branch that it tried
         key = ".".join(loc[:3])
         return f"{key}: {shown(value)} is not a preset's name or a list of them; nearest: [laptop]"
     field = _field(loc, model)
@@ -149,7 +151,8 @@ def _walk(loc: list, model: type[BaseModel]) -> tuple[type[BaseModel] | None, An
             field = here.model_fields[key]
             models = [a for a in _inner(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
             is_dict = get_origin(field.annotation) is dict
-            here, waiting = (None, models[0]) if is_dict else (models[0] if models else None, None)
+            inner = models[0] if models else None
+            here, waiting = (None, inner) if is_dict else (inner, None)
         elif here is None and field is not None and get_origin(field.annotation) is dict:
             here, field = waiting, None
     return here, field

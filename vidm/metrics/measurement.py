@@ -41,6 +41,7 @@ class Extras:
 
     baselines: bool = False
     shuffled: bool = False
+    self_static: bool = True
     inception: Inception | None = None
     frames_per_clip: int = 1
     classifier: tuple[Any, str, str] | None = None
@@ -117,7 +118,8 @@ class Measurement:
                 self.others["static"] = self._logits(self.held, self.held_rows, "static")
                 if extras.shuffled:
                     self.others["shuffled"] = self._logits(self.held, self.held_rows, "shuffled")
-            self.others["self_static"] = self._logits(fake, first_fake, "static")
+            if extras.self_static:
+                self.others["self_static"] = self._logits(fake, first_fake, "static")
             noise = cut(sources.noise(n, rules.span, real.source.size, NOISE_SEED), rules)
             self.others["noise"] = self._logits(noise, list(range(n)))
         three = {"real": (real, first_real), "fake": (fake, first_fake)}
@@ -231,6 +233,23 @@ class Measurement:
         if self.model.precision != "fp32":
             said.append(f"the detector ran in {self.model.precision}; report values of fp32")
         return said
+
+
+def over_seeds(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What replaces and joins the first report where there are several, of samples of a seed each: `fvd` is their mean,
+    and `seeds` has value by value, mean and standard deviation, of the other metrics too. All else is the first's.
+    """
+    if len(found) < 2:
+        return {}
+    single = {
+        "kvd": lambda report: report["kvd"],
+        "motion": lambda report: report["motion"]["samples"],
+        "fid": lambda report: report["fid"]["value"],
+        "inception_score": lambda report: report["inception_score"]["mean"],
+    }
+    fvd = statistics.spread([report["fvd"] for report in found])
+    others = {key: statistics.spread([of(r) for r in found]) for key, of in single.items() if key in found[0]}
+    return {"fvd": fvd["mean"], "seeds": fvd | others}
 
 
 def common(sets: dict[str, ClipSet], asked: int) -> int:

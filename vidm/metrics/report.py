@@ -8,7 +8,7 @@ evaluate     an experiment -> results/{experiment}_fvd.json
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from vidm import machine, weights
 from vidm.config import Params, unlike_paper
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
-from vidm.metrics import clipset, nearest, provenance, sources, statistics
+from vidm.metrics import clipset, nearest, provenance, sources
 from vidm.metrics.compare import compare
 from vidm.metrics.i3d import I3D, load_i3d
 from vidm.metrics.inception import load_inception
 from vidm.metrics.inception_score import checked, load_classifier
 from vidm.metrics.kept import FOLDER
-from vidm.metrics.measurement import Extras, Measurement, Plan
+from vidm.metrics.measurement import Extras, Measurement, Plan, over_seeds
 from vidm.metrics.protocol import preprocess
 from vidm.metrics.sources import Source
 from vidm.metrics.summary import summary
@@ -132,10 +132,9 @@ def between(
             "fake": _about(fake_sources[0], fakes[0]),
             "versions": provenance.versions(device),
         }
-        if len(found) > 1:
-            seeds = statistics.spread([f["fvd"] for f in found])
-            about["seeds"] = seeds | {"fakes": [_about(*s) for s in zip(fake_sources, fakes, strict=True)]}
-            about["fvd"] = seeds["mean"]
+        if several := over_seeds(found):
+            several["seeds"]["fakes"] = [_about(*s) for s in zip(fake_sources, fakes, strict=True)]
+            about |= several
         if fast:
             about["fast"] = {"relative_error_of_logits": _error(each[0])}
         reports.append(found[0] | about)
@@ -158,10 +157,12 @@ def evaluate(
     """Write an experiment's report to `out` (JSON) and return its summary; the leak check's picture to `pairs` (PNG).
 
     Real are windows of the train split of the store `frames` (unless the protocol says otherwise), fakes those of
-    `samples`, the store that `vidm sample` wrote. The report has the value by the experiment's first protocol, its
-    baselines, the motion of samples and test clips, and where everything comes from; under `also`, the same by each
-    further protocol, measured in the same pass. The same input gives the same file. `comparable_with_paper` is
-    false: a program can't know that data and split are the paper's. Raises InputError.
+    `samples`, the store that `vidm sample` wrote. Of longer samples the first frames are measured: by a time grid that
+    is clamped, what the model makes when it is asked for so many. Of several seeds the value is their mean. The report
+    has the value by the experiment's first protocol, its baselines, the motion of samples and test clips, and where
+    everything comes from; under `also`, the same by each further protocol, measured in the same pass. The same input
+    gives the same file. `comparable_with_paper` is false: a program can't know that data and split are the paper's.
+    Raises InputError.
     """
     e = params.experiment(experiment)
     facts, device = e.metrics, machine.prepare(e.seed)
@@ -175,31 +176,40 @@ def evaluate(
             )
         models = _detectors(rules, device, path=detector)
         splits = {name: sources.from_store(data, name) for name in ("train", "test", "all")}
-        fake = sources.from_store(generated, None)
+        fakes = sources.by_seed(sources.from_store(generated, None), made["sampling"].get("seeds", {}))
         given = None if facts.classifier is None else Path(facts.classifier)
-        first = Extras(
-            baselines=True,
-            shuffled=facts.shuffled,
+        alone = Extras(
             inception=load_inception(inception, device) if facts.fid_frames else None,
             frames_per_clip=facts.fid_frames,
-            classifier=_classifier(given, facts.classifier_sha256, device, rules[0], fake),
+            classifier=_classifier(given, facts.classifier_sha256, device, rules[0], fakes[0]),
         )
+        against = {"baselines": True, "shuffled": facts.shuffled, "self_static": facts.self_static}
         plan, parts = Plan(device, FOLDER), []
         for rule in rules:
-            sets = {"real": clipset.cut(splits[rule.split], rule), "fake": clipset.cut(fake, rule)}
+            sets = {"real": clipset.cut(splits[rule.split], rule)}
             if rule.split != "all":
                 sets["held"] = clipset.cut(splits["test" if rule.split == "train" else "train"], rule)
-            extras = first if not parts else Extras(baselines=True, shuffled=facts.shuffled)
+            start = replace(rule, start="first", windows="one per clip")
+            cuts = [sets | {"fake": clipset.cut(fake, start)} for fake in fakes]
+            asked = min([facts.videos or rule.videos, *(n for c in cuts if (n := len(c["fake"])) > 1)])
+            own = alone if not parts else Extras()
             whole = not parts and facts.nearest_among == "all"
             model = models[rule.batch_norm_eps]
-            parts.append(Measurement(rule, sets, facts.videos, model, extras, plan, whole))
+            parts.append(
+                [
+                    Measurement(rule, each, asked, model, replace(own, **(against if k == 0 else {})), plan, whole)
+                    for k, each in enumerate(cuts)
+                ]
+            )
         plan.run(f"{e.name} fvd")
-        reports = [part.report() for part in parts]
+        found = [[part.report() for part in each] for each in parts]
+        reports = [each[0] | over_seeds(each) for each in found]
         if pairs is not None:
-            found, drawn = nearest.nearest(parts[0].fake, parts[0].real, parts[0].others.get("floor"), facts.nearest)
-            nearest.draw(pairs, parts[0].fake, parts[0].real, drawn, found)
-            reports[0]["nearest"] = found
-        sides = [{**p.sets["real"].source.facts(), "id": e.dataset, "resolution": data.resolution} for p in parts]
+            first = parts[0][0]
+            near, drawn = nearest.nearest(first.fake, first.real, first.others.get("floor"), facts.nearest)
+            nearest.draw(pairs, first.fake, first.real, drawn, near)
+            reports[0]["nearest"] = near
+        sides = [{**p[0].sets["real"].source.facts(), "id": e.dataset, "resolution": data.resolution} for p in parts]
         about = {
             **made,
             "beyond_the_paper": unlike_paper(e),

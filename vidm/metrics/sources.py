@@ -6,6 +6,7 @@ number of clips does not matter to memory. What can't be used is dropped, counte
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 import tempfile
@@ -125,6 +126,17 @@ def from_store(frames: FrameStore, split: str | None) -> Source:
         sha256=frames.sha256,
         split=split if split in frames.splits else None,
     )
+
+
+def by_seed(source: Source, seeds: dict[str, Any]) -> list[Source]:
+    """The samples of each seed, of a store that holds several. seeds: what `vidm sample` noted under that name."""
+    if "each" not in seeds:
+        return [source]
+    found = []
+    for k, seed in enumerate(seeds["seeds"]):
+        clips = [c for c in source.clips if c.index // seeds["each"] == k]
+        found.append(dataclasses.replace(source, name=f"{source.name} (seed {seed})", clips=clips))
+    return found
 
 
 def from_arrays(videos: Any, name: str) -> Source:

@@ -21,6 +21,7 @@ from vidm.files import replacing
 
 FVD16, FVD128 = ("vidm-paper", "styleganv"), ("styleganv-128",)
 OURS = "measured here"
+LONG = "-long"  # the twin of an experiment that samples 128 frames with its networks
 
 
 @dataclass(frozen=True)
@@ -179,16 +180,16 @@ def render(results: Path, out: Path) -> str:
 
 def _ours(cell: Cell | None, reports: dict[str, dict], used: set, reasons: dict[str, str]) -> str:
     """The measured number of a cell, or "" where none is the same quantity."""
-    if cell is None or cell.experiment not in reports:
-        return ""
-    faults = []
-    for part in _parts(reports[cell.experiment]):
-        fault = unlike(cell, part)
-        if not fault:
-            used.add((cell.experiment, cell.metric, cell.frames))
-            return _number(part, cell.metric)
-        faults.append(fault)
-    reasons.setdefault(cell.experiment, faults[0])
+    for name in () if cell is None else (cell.experiment, f"{cell.experiment}{LONG}"):
+        faults = []
+        for part in _parts(reports[name]) if name in reports else ():
+            fault = unlike(cell, part)
+            if not fault:
+                used.add((name, cell.metric, cell.frames))
+                return _number(part, cell.metric)
+            faults.append(fault)
+        if faults:
+            reasons.setdefault(name, faults[0])
     return ""
 
 

@@ -19,16 +19,17 @@ from vidm.sampling.given import Given
 from vidm.sampling.noise import VideoNoise, label_of
 
 # What does not decide about a video.
-APART = {"videos", "sheet", "batch", "group", "shards"}
+APART = {"videos", "seeds", "frames", "time_grid", "sheet", "batch", "group", "shards"}
 
 
 @dataclass(frozen=True)
 class Wish:
     """What a call asks beside the experiment's facts.
 
-    videos, seed, frames: in the place of the experiment's. beyond: `clamp` or `stretch`, what frames beyond the trained
-    grid mean. first: a folder of images or a store, whose frames are frame 0. further: a store, whose clips go on.
-    motions: videos of each frame 0. cls: one class for all. size: pixels, where it is not the networks' own.
+    videos (of each seed), seed, frames: in the place of the experiment's. beyond: `clamp` or `stretch`, what frames
+    beyond the trained grid mean. first: a folder of images or a store, whose frames are frame 0. further: a store,
+    whose clips go on. motions: videos of each frame 0. cls: one class for all. size: pixels, where it is not the
+    networks' own.
     shard: (k, shards), 1-based.
     """
 
@@ -46,7 +47,11 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """The same, decided. `numbers`: the videos of this call; `total`: those of all shards."""
+    """The same, decided. `numbers`: the videos of this call; `total`: those of all shards.
+
+    Videos of several seeds have one row of numbers, seed after seed, `each` videos of every one: number k is video
+    k % each of seed k // each.
+    """
 
     experiment: Experiment
     facts: Sampling
@@ -55,20 +60,33 @@ class Plan:
     checkpoints: dict[str, dict[str, Any]]
     classes: dict[str, int]
     """{name: clips}, empty without class conditioning."""
-    seed: int
-    total: int
+    seeds: tuple[int, ...]
+    each: int
     numbers: range
     frames: int
+    beyond: str | None
     size: int
     wish: Wish
     given: Given | None
+
+    @property
+    def total(self) -> int:
+        return self.each * len(self.seeds)
+
+    def address(self, k: int) -> tuple[int, int]:
+        """(seed, video) of number k."""
+        return self.seeds[k // self.each], k % self.each
+
+    def content_of(self, k: int) -> int:
+        """The first frame, of those given, that number k begins with."""
+        return self.address(k)[1] // self.wish.motions
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the report says under `sampling`."""
         e, w = self.experiment, self.wish
         facts = self.facts.model_dump(mode="json", exclude=APART) | {
-            "seeds": {"seed": self.seed, "videos": [self.numbers.start, self.numbers.stop - 1]},
+            "seeds": {"seed": self.seeds[0], "videos": [self.numbers.start, self.numbers.stop - 1], **self._several},
             "frames": self.frames,
             "device": next(self.motion.parameters()).device.type,
             "motion": {
@@ -77,7 +95,12 @@ class Plan:
             },
             "content": {"prediction": e.content.diffusion.prediction},
         }
-        asked = {"time_grid": w.beyond, "class": w.cls, "size": w.size, "motions": w.motions if w.motions > 1 else None}
+        asked = {
+            "time_grid": self.beyond,
+            "class": w.cls,
+            "size": w.size,
+            "motions": w.motions if w.motions > 1 else None,
+        }
         if self.given is not None:
             asked["given"] = {"frames": self.given.frames, "sha256": self.given.sha256}
         if self.classes:
@@ -85,9 +108,13 @@ class Plan:
         return facts | {key: value for key, value in asked.items() if value is not None}
 
     @property
+    def _several(self) -> dict[str, Any]:
+        return {"seeds": list(self.seeds), "each": self.each} if len(self.seeds) > 1 else {}
+
+    @property
     def run(self) -> str:
         """A short hash of all that decides about the videos, the same for all shards."""
-        settings = self.settings | {"seeds": self.seed, "device": ""}
+        settings = self.settings | {"seeds": self._several or self.seeds[0], "device": ""}
         return digest(settings, self.checkpoints)
 
     @property
@@ -96,8 +123,10 @@ class Plan:
         return len(self.numbers) * self.frames * self.size**2 * 3
 
     def noises(self, group: range) -> list[VideoNoise]:
-        correlation, motions = self.facts.noise_correlation, self.wish.motions
-        return [VideoNoise(self.seed, k, self.size, correlation, k // motions * motions) for k in group]
+        correlation, motions, found = self.facts.noise_correlation, self.wish.motions, []
+        for seed, k in map(self.address, group):
+            found.append(VideoNoise(seed, k, self.size, correlation, k // motions * motions))
+        return found
 
     def labels(self, group: range) -> list[int] | None:
         """A class for each video: the asked one, its given clip's, or drawn; an index into `classes`."""
@@ -106,10 +135,10 @@ class Plan:
         names, counts = list(self.classes), list(self.classes.values())
         if self.wish.cls is not None:
             return [names.index(self.wish.cls)] * len(group)
-        contents = [k // self.wish.motions for k in group]
         if self.given is not None:
-            return [names.index(self.given.classes[k]) for k in contents]
-        return [label_of(self.seed, k * self.wish.motions, counts) for k in contents]
+            return [names.index(self.given.classes[self.content_of(k)]) for k in group]
+        motions = self.wish.motions
+        return [label_of(seed, k // motions * motions, counts) for seed, k in map(self.address, group)]
 
 
 def shard_of(text: str) -> tuple[int, int] | None:
@@ -147,19 +176,21 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
             f"{motion}: trained for {grid} frames, experiments.{e.name}.frames is {e.frames}; "
             "train again, or set it back"
         )
-    frames = wish.frames or e.frames
-    if frames > grid and wish.beyond is None:
+    facts, frames = e.sampling, wish.frames or e.sampling.frames or e.frames
+    beyond = wish.beyond or (facts.time_grid if frames > grid else None)
+    if frames > grid and beyond is None:
         raise InputError(
             f"--frames {frames}: {motion} knows {grid} frames; say what those beyond are: "
             "--time-grid clamp (all like the last) or stretch (the grid spread over the video)"
         )
     if wish.cls is not None and wish.cls not in notes["classes"]:
         raise InputError(f"--class {wish.cls}: {motion} does not know it{nearest(wish.cls, notes['classes'])}")
-    facts, seed = e.sampling, e.seed if wish.seed is None else wish.seed
-    total = wish.videos or (facts.videos if given is None else min(facts.videos, len(given) * wish.motions))
+    seeds = (facts.seeds or (e.seed,)) if wish.seed is None else (wish.seed,)
+    each = wish.videos or (facts.videos if given is None else min(facts.videos, len(given) * wish.motions))
     side = _side(wish, size, motion_network, content_network, given)
     if given is not None:
-        _enough(given, wish, total, frames, notes["classes"])
+        _enough(given, wish, each, frames, notes["classes"])
+    total = each * len(seeds)
     numbers = range(total)
     if wish.shard is not None:
         k, shards = wish.shard
@@ -167,8 +198,8 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
             raise InputError(f"--shard {k}/{shards}: is not K/N with 1 <= K <= N <= {total}, the number of videos")
         numbers = groups.shard(total, k, shards)
     return Plan(
-        e, facts, content_network, motion_network, checkpoints, notes["classes"], seed, total, numbers, frames, side,
-        wish, given,
+        e, facts, content_network, motion_network, checkpoints, notes["classes"], seeds, each, numbers, frames, beyond,
+        side, wish, given,
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def sample(
     p = plan(params, experiment, content, motion, wish, device)
     e = p.experiment
     target = out / ("samples.h5" if wish.shard is None else "shard_{}_of_{}.h5".format(*wish.shard))
-    groups.refuse_overlap(target, p.seed, p.numbers)
+    groups.refuse_overlap(target, p.seeds[0], p.numbers)
     kept, parts = Kept(runs / e.name / f"samples-{p.run}"), groups.cut(p.numbers, p.facts.group)
     missing = [part for part in parts if not kept.whole(part)]
     share = sum(map(len, missing)) / len(p.numbers)
@@ -61,7 +61,7 @@ def sample(
     _say(f"{e.name}: {len(p.numbers)} videos of {p.frames} frames, {p.size} x {p.size} pixels: {said}")
     began, clock = time.perf_counter(), Clock(device if benchmark else None)
     cache = None if cache_gb is None else round(cache_gb * 1e9)
-    rollout = Rollout(p.content, p.motion, p.facts, device, cache, wish.beyond, clock)
+    rollout = Rollout(p.content, p.motion, p.facts, device, cache, p.beyond, clock)
     _make(p, rollout, kept, missing, clock)
     with clock("io"):
         about = {"sampling": p.settings, "checkpoints": p.checkpoints, "run": p.run, "experiment": e.name}
@@ -86,7 +86,7 @@ def _make(p: Plan, rollout: Rollout, kept: Kept, missing: list[range], clock: Cl
             note = f"{kept.videos()} of all shards' {p.total} videos" if p.wish.shard else ""
             given = None
             if p.given is not None:
-                given = p.given.read([k // p.wish.motions for k in group])
+                given = p.given.read([p.content_of(k) for k in group])
             labels = p.labels(group)
             advance = partial(progress.advance, len(group), note)
             clips = rollout.videos(p.noises(group), p.frames, labels, given, advance)
@@ -99,7 +99,8 @@ def _write_group(p: Plan, path: Path, group: range, clips: np.ndarray, labels: l
     with _said_if_full(path), StoreWriter(path, p.size, p.size, p.settings, origin="generated") as store:
         for i, (k, clip) in enumerate(zip(group, clips, strict=True)):
             named = {"cls": names[labels[i]]} if labels else {}
-            store.add(clip, fps=SHEET_FPS, split="generated", source=f"seed {p.seed} video {k}", **named)
+            source = "seed {} video {}".format(*p.address(k))
+            store.add(clip, fps=SHEET_FPS, split="generated", source=source, **named)
 
 
 def _write(target: Path, size: int, about: dict[str, Any], parts: list[Path]) -> None:
@@ -137,10 +138,11 @@ def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs:
             what = f"videos {last}..{there.start - 1} are missing" if there.start > last else "videos are there twice"
             raise InputError(f"{other}: before it {what}; give every shard of one run")
         last = there.stop
-    if last < e.sampling.videos:
+    each, seeds = e.sampling.videos, len(first["sampling"]["seeds"].get("seeds", [""]))
+    if last < each * seeds:
         raise InputError(
-            f"{found[-1][1]}: ends with video {last - 1}, experiments.{e.name}.sampling.videos is {e.sampling.videos}; "
-            "give every shard"
+            f"{found[-1][1]}: ends with video {last - 1}, experiments.{e.name}.sampling.videos is {each}"
+            f"{f' of each of {seeds} seeds' if seeds > 1 else ''}; give every shard"
         )
     seeds = first["sampling"]["seeds"] | {"videos": [0, last - 1]}
     devices = sorted({notes["sampling"]["device"] for notes, _ in found})
@@ -158,9 +160,10 @@ def pictures(e: Experiment, out: Path) -> None:
     """mp4s, contact sheet and preview of the first videos in out/samples.h5."""
     path = out / "samples.h5"
     about = groups.notes(path)
-    with FrameStore(path) as store:
-        clips = [store.read(k) for k in range(min(e.sampling.sheet, len(store)))]
     seed = about["sampling"]["seeds"]["seed"]
+    with FrameStore(path) as store:
+        count = min(e.sampling.sheet, about["sampling"]["seeds"].get("each", len(store)))
+        clips = [store.read(k) for k in range(count)]
     provenance = {"experiment": e.name, "seed": str(seed)}
     provenance |= {part: facts["sha256"] for part, facts in about["checkpoints"].items()}
     for old in out.glob("video_*.mp4"):

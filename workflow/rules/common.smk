@@ -168,15 +168,30 @@ def reports():
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
+def ablation(wildcards):
+    return FACTS.ablation(wildcards.experiment)
+
+
+def cells(wildcards):
+    """The reports of all cells of an experiment's ablations."""
+    return [f"results/{cell.name}_fvd.json" for cell in ablation(wildcards).each(wildcards.experiment)]
+
+
+def samples_of_rows(wildcards):
+    """The samples of each row's first seed."""
+    tables = ablation(wildcards).cells(wildcards.experiment).values()
+    return [f"results/{names[0]}/samples/samples.h5" for rows in tables for names in rows.values()]
+
+
 def shown(name):
     """As many mp4s as the contact sheet shows."""
-    sampling = FACTS.experiments[name].sampling
+    sampling = FACTS.experiment(name).sampling
     return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
 
 
 def sampled(name):
     """What decides about the videos; how many go together, or into how many jobs, does not."""
-    facts = FACTS.experiments[name]
+    facts = FACTS.experiment(name)
     return text(
         sampling=facts.sampling.model_dump(mode="json", exclude={"group", "shards"}),
         seed=facts.seed,
@@ -187,7 +202,7 @@ def sampled(name):
 
 def shards(name):
     """The file of a shard with a wildcard in its name, and then those of all shards."""
-    sampling = FACTS.experiments[name].sampling
+    sampling = FACTS.experiment(name).sampling
     n = sampling.shards
     folder = f"results/{name}/shards/{sampling.videos}-by-{n}"
     return [f"{folder}/shard_{k}_of_{n}.h5" for k in ["{shard}", *range(1, n + 1)]]
@@ -195,7 +210,7 @@ def shards(name):
 
 def training(part):
     """A wildcard's pattern: the experiments that train this part, and don't take another one's."""
-    return "|".join(name for name, facts in FACTS.experiments.items() if not getattr(facts, f"{part}_of"))
+    return "|".join(name for name, facts in FACTS.every.items() if not getattr(facts, f"{part}_of"))
 
 
 def other(wildcards):

@@ -1,4 +1,4 @@
-# The Fréchet video distance, with its protocol, baselines and provenance; the paper's tables.
+# The Fréchet video distance, with its protocol, baselines and provenance; ablations; the paper's tables.
 
 
 rule evaluate:
@@ -41,6 +41,43 @@ rule evaluate:
         "vidm evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
         " --detector {input.detector:q} {params.inception} --out {output.fvd:q}"
         " --nearest {output.nearest:q} 2>&1 | tee {log:q}"
+
+
+rule ablations:
+    """Every cell is an experiment, with files of its own: what was made stays made, in whatever order."""
+    input:
+        cells,
+    output:
+        report(
+            "results/{experiment}_ablations.json",
+            category="Metrics",
+            caption="../report/ablations.rst",
+            labels={"experiment": "{experiment}"},
+        ),
+    log:
+        "logs/ablations/{experiment}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        facts=lambda wildcards: text(ablation(wildcards)),
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "vidm ablations {wildcards.experiment} --results {params.folder:q} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule ablation_tables:
+    input:
+        "results/{experiment}_ablations.json",
+    output:
+        expand("results/tables/{{experiment}}_ablations.{kind}", kind=["md", "csv"]),
+    log:
+        "logs/ablation_tables/{experiment}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "vidm tables --ablations {input:q} --out {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule tables:

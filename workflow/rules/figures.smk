@@ -17,7 +17,13 @@ FIGURES = {
         "fvd": "FVD of the samples, and the baselines that it can be read against.",
         "fvd_against_n": "How the FVD depends on the number of videos.",
     },
+    "ablations": {
+        "ablation_strips": "Video 0 of each row of the ablations (Fig. 3c).",
+        "ablations": "FVD of each row over seeds (Tables 3a and 3b).",
+    },
 }
+# Those of a single training; ablations are asked for by name, since they take hours.
+PAGE = ["qualitative", "latents", "metrics"]
 SAMPLES = "results/{experiment}/samples/samples.h5"
 CONTENT, MOTION = (f"models/{{experiment}}/{part}.safetensors" for part in ("content", "motion"))
 # What each notebook reads.
@@ -28,6 +34,7 @@ DRAWN_FROM = {
         "report": "results/{experiment}_fvd.json",
         "curves": [f"models/{{experiment}}/{part}_loss.csv" for part in ("content", "motion")],
     },
+    "ablations": {"report": "results/{experiment}_ablations.json", "samples": samples_of_rows},
 }
 
 
@@ -60,7 +67,7 @@ for notebook, captions in FIGURES.items():
             "../../environment.yml"
         threads: cores
         resources:
-            gpu=0 if notebook == "metrics" else 1,
+            gpu=1 if notebook in ("qualitative", "latents") else 0,
         shell:
             "(papermill -k python3 --no-progress-bar -p experiment {wildcards.experiment} -p root ."
             " {input.notebook:q} {output.executed:q}.part.ipynb"
@@ -72,10 +79,10 @@ rule figures:
     input:
         pictures=[
             f"results/{{experiment}}/figures/{figure}.png"
-            for captions in FIGURES.values()
-            for figure in captions
+            for notebook in PAGE
+            for figure in FIGURES[notebook]
         ],
-        notebooks=[f"results/{{experiment}}/notebooks/{notebook}.ipynb" for notebook in FIGURES],
+        notebooks=[f"results/{{experiment}}/notebooks/{notebook}.ipynb" for notebook in PAGE],
     output:
         "results/{experiment}/figures/index.html",
     log:
@@ -83,7 +90,7 @@ rule figures:
     conda:
         "../../environment.yml"
     params:
-        captions=json.dumps({k: v for captions in FIGURES.values() for k, v in captions.items()}),
+        captions=json.dumps({k: v for notebook in PAGE for k, v in FIGURES[notebook].items()}),
     shell:
         "python workflow/scripts/page.py {wildcards.experiment} {output:q} {params.captions:q}"
         " {input.pictures:q} --notebooks {input.notebooks:q} 2>&1 | tee {log:q}"

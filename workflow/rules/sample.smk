@@ -1,8 +1,8 @@
 # Generated videos: lossless frames for the metrics, mp4s and a contact sheet for people.
 
 # A rule for each experiment: how many files it makes is a fact of the experiment, which no wildcard can say.
-for name in FACTS.experiments:
-    if FACTS.experiments[name].sampling.shards == 1:
+for name in FACTS.every:
+    if FACTS.experiment(name).sampling.shards == 1:
 
         rule:
             name:
@@ -60,7 +60,7 @@ for name in FACTS.experiments:
             params:
                 facts=sampled(name),
                 experiment=name,
-                part=lambda wildcards, n=FACTS.experiments[name].sampling.shards: f"{wildcards.shard}/{n}",
+                part=lambda wildcards, n=FACTS.experiment(name).sampling.shards: f"{wildcards.shard}/{n}",
                 folder=lambda wildcards, output: os.path.dirname(output[0]),
             shell:
                 "vidm sample {params.experiment} --content {input.content:q} --motion {input.motion:q}"
@@ -88,7 +88,7 @@ for name in FACTS.experiments:
             conda:
                 "../../environment.yml"
             params:
-                sheet=FACTS.experiments[name].sampling.sheet,
+                sheet=FACTS.experiment(name).sampling.sheet,
                 experiment=name,
                 folder=lambda wildcards, output: os.path.dirname(output.samples),
             shell:
