@@ -1,6 +1,8 @@
 # make results/sky_fvd.json makes everything that the file needs, `.venv` included. Needs Python 3.11-3.13 and make.
 
 CORES ?= all
+# Of `make report`, one or several.
+EXPERIMENTS ?= sky
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/ready
@@ -19,7 +21,7 @@ help:
 	@echo "make lab                    JupyterLab on the notebooks"
 	@echo "make pull                   fetch the results of the last commit from the DVC remote"
 	@echo "make repro                  dvc repro: run what changed and note it in dvc.lock"
-	@echo "make report                 results/report.html: what was made, how, how long it took"
+	@echo "make report                 results/report.html: what was made, how, how long it took; EXPERIMENTS='sky waves'"
 	@echo "make clean-venv             remove $(VENV)"
 	@echo "CORES=4 make ...            use 4 cores; default: all"
 
@@ -42,9 +44,13 @@ pull: $(READY)
 repro: $(READY)
 	@$(VENV)/bin/dvc repro
 
+# What lacks is made first, and the tables after the reports that they are made of.
+REPORTED = $(foreach e,$(EXPERIMENTS),results/$(e)/report/videos.html results/$(e)/figures/index.html)
 report: $(READY)
-	@mkdir -p results
-	@$(VENV)/bin/snakemake --report results/report.html
+	@$(VENV)/bin/snakemake --cores $(CORES) $(REPORTED)
+	@$(VENV)/bin/snakemake --cores $(CORES) results/tables/index.html
+	@$(VENV)/bin/snakemake --report results/report.html --report-stylesheet workflow/report/style.css \
+	    $(REPORTED) results/tables/index.html
 
 # Written last: an environment without it is half made, and made again.
 $(READY): pyproject.toml constraints.txt workflow/scripts/environment.sh

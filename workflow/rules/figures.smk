@@ -61,6 +61,8 @@ for notebook, captions in FIGURES.items():
         threads: cores
         resources:
             gpu=0 if notebook == "metrics" else 1,
+        params:
+            captions=captions,
         shell:
             "(papermill -k python3 --no-progress-bar -p experiment {wildcards.experiment} -p root ."
             " {input.notebook:q} {output.executed:q}.part.ipynb"
