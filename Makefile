@@ -13,7 +13,7 @@ unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help test lab pull report repro clean-venv FORCE
+.PHONY: help test lab pull report docs repro clean-venv FORCE
 
 help:
 	@echo "make results/sky_fvd.json   train, sample and measure; any file below results/ that the Snakefile makes"
@@ -22,6 +22,7 @@ help:
 	@echo "make pull                   fetch the results of the last commit from the DVC remote"
 	@echo "make repro                  dvc repro: run what changed and note it in dvc.lock"
 	@echo "make report                 results/report.html: what was made, how, how long it took; EXPERIMENTS='sky waves'"
+	@echo "make docs                   the documentation as a site: docs/_build/html/index.html"
 	@echo "make clean-venv             remove $(VENV)"
 	@echo "CORES=4 make ...            use 4 cores; default: all"
 
@@ -51,6 +52,10 @@ report: $(READY)
 	@$(VENV)/bin/snakemake --cores $(CORES) results/tables/index.html
 	@$(VENV)/bin/snakemake --report results/report.html --report-stylesheet workflow/report/style.css \
 	    $(REPORTED) results/tables/index.html
+
+docs: $(READY)
+	@$(VENV)/bin/sphinx-build --fail-on-warning --nitpicky --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # Written last: an environment without it is half made, and made again.
 $(READY): pyproject.toml constraints.txt workflow/scripts/environment.sh

@@ -97,13 +97,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, script: str, frame: bool = False, seconds: float = 30) -> Any:
-        """The value of an expression as soon as it is a true one."""
+    def until(self, script: str, frame: bool = False, seconds: float = 60) -> None:
+        """Wait for an expression to be true, as JavaScript takes it: an element is."""
         end = time.monotonic() + seconds
-        while not (value := self.run(script, frame)):
+        while not self.run(f"Boolean({script})", frame):
             assert time.monotonic() < end, f"not within {seconds} s: {script}"
             time.sleep(0.05)
-        return value
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
@@ -123,7 +122,9 @@ def browser(folder: Path) -> Iterator[Page]:
         pytest.skip(f"no Chromium to open pages in (looked for {', '.join(NAMES)}); .ci/run installs one")
     note = folder / "DevToolsActivePort"
     with (folder / "chromium.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen([program, *OPTIONS, f"--user-data-dir={folder}"], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [program, *OPTIONS, f"--user-data-dir={folder}", "about:blank"], stdout=log, stderr=log
+        )
     try:
         end = time.monotonic() + 60
         while not (note.exists() and note.read_text().count("\n")):
