@@ -45,8 +45,10 @@ pull: $(READY)
 repro: $(READY)
 	@$(VENV)/bin/dvc repro
 
-# What lacks is made first, and the tables after the reports that they are made of.
-REPORTED = $(foreach e,$(EXPERIMENTS),results/$(e)/report/videos.html results/$(e)/figures/index.html)
+# What lacks is made first, and the tables after the reports that they are made of. Ablations take hours: only where
+# they are there, their figure is drawn.
+REPORTED = $(foreach e,$(EXPERIMENTS),results/$(e)/report/videos.html results/$(e)/figures/index.html \
+    $(and $(wildcard results/$(e)_ablations.json),results/$(e)/figures/ablations.png))
 report: $(READY)
 	@$(VENV)/bin/snakemake --cores $(CORES) $(REPORTED)
 	@$(VENV)/bin/snakemake --cores $(CORES) results/tables/index.html

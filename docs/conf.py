@@ -5,6 +5,7 @@ commands from the parser, the Python names from the docstrings.
 """
 
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -82,8 +83,12 @@ def params() -> str:
             "| --- | --- | --- | --- |",
         ]
         for key, facts in group["properties"].items():
-            default = facts.get("default", "")
-            shown = "" if "default" not in facts or isinstance(default, dict) else f"`{default!r}`".replace("|", "\\|")
+            default = facts.get("default", {})
+            shown = (
+                ""
+                if isinstance(default, dict) or default == ""
+                else f"`{default if isinstance(default, str) else json.dumps(default)}`"
+            )
             said = " ".join(facts.get("description", "").split()).replace("|", "\\|")
             parts.append(f"| `{key}` | {kind(facts)}{bounds(facts)} | {shown} | {said} |")
         parts.append("")
@@ -108,10 +113,10 @@ def commands() -> str:
 
 
 def modules(package: str) -> str:
-    """Every module of a layer that has something public."""
-    found = [f"vidm.{package}"]
-    path = importlib.import_module(found[0]).__path__
-    found += [f"vidm.{package}.{m.name}" for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
+    """Every module of a layer."""
+    whole = importlib.import_module(f"vidm.{package}")
+    found = [whole.__name__] if whole.__doc__ else []
+    found += [f"vidm.{package}.{m.name}" for m in pkgutil.iter_modules(whole.__path__)]
     return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in found)
 
 
@@ -142,12 +147,12 @@ def plain(app, what, name, thing, options, lines: list[str]) -> None:
     lines[:] = "\n".join(lines).splitlines()
 
 
-def unlike_ours(app, what, name, thing, skip: bool, options) -> bool | None:
-    """Fields of a model are keys of params.yaml, which have a page of their own."""
+def of_pydantic(app, what, name, thing, skip: bool, options) -> bool | None:
+    """Attributes that every pydantic model has say nothing."""
     return True if name in ("model_config", "model_post_init") else None
 
 
 def setup(app) -> None:
     app.connect("source-read", fill)
     app.connect("autodoc-process-docstring", plain)
-    app.connect("autodoc-skip-member", unlike_ours)
+    app.connect("autodoc-skip-member", of_pydantic)

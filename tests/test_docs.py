@@ -67,13 +67,3 @@ def test_the_picture_is_the_rule_graph():
     edges = {f"{names[a]}--{names[b]}" for a, b in re.findall(r"(\d+) -> (\d+)", dot)}
     drawn = re.findall(r'<g id="([a-z_]+--[a-z_]+)">', (ROOT / "docs/dag.svg").read_text(encoding="utf-8"))
     assert set(drawn) == edges, "another graph: python docs/dag.py"
-
-
-def test_commands_of_the_tutorial_exist():
-    """Each target that it makes is one that Snakemake or the Makefile knows."""
-    text = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (results/\S+)$", text, flags=re.MULTILINE):
-        command = [str(Path(sys.executable).parent / "snakemake"), "--dry-run", "--cores", "1"]
-        smoke = target.replace("waves", "smoke")
-        ended = subprocess.run([*command, smoke], cwd=ROOT, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
