@@ -1,6 +1,8 @@
 # make results/sky_fvd.json makes everything that the file needs, `.venv` included. Needs Python 3.11-3.13 and make.
 
 CORES ?= all
+# Of `make report`, one or several.
+EXPERIMENTS ?= sky
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/ready
@@ -11,7 +13,7 @@ unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help test lab pull report repro clean-venv FORCE
+.PHONY: help test lab pull report docs repro clean-venv FORCE
 
 help:
 	@echo "make results/sky_fvd.json   train, sample and measure; any file below results/ that the Snakefile makes"
@@ -19,7 +21,8 @@ help:
 	@echo "make lab                    JupyterLab on the notebooks"
 	@echo "make pull                   fetch the results of the last commit from the DVC remote"
 	@echo "make repro                  dvc repro: run what changed and note it in dvc.lock"
-	@echo "make report                 results/report.html: what was made, how, how long it took"
+	@echo "make report                 results/report.html: what was made, how, how long it took; EXPERIMENTS='sky waves'"
+	@echo "make docs                   the documentation as a site: docs/_build/html/index.html"
 	@echo "make clean-venv             remove $(VENV)"
 	@echo "CORES=4 make ...            use 4 cores; default: all"
 
@@ -43,9 +46,19 @@ pull: $(READY)
 repro: $(READY)
 	@$(VENV)/bin/dvc repro
 
+# What lacks is made first, and the tables after the reports that they are made of. Ablations take hours: only where
+# they are there, their figure is drawn.
+REPORTED = $(foreach e,$(EXPERIMENTS),results/$(e)/report/videos.html results/$(e)/figures/index.html \
+    $(and $(wildcard results/$(e)_ablations.json),results/$(e)/figures/ablations.png))
 report: $(READY)
-	@mkdir -p results
-	@$(VENV)/bin/snakemake --report results/report.html
+	@$(VENV)/bin/snakemake --cores $(CORES) $(REPORTED)
+	@$(VENV)/bin/snakemake --cores $(CORES) results/tables/index.html
+	@$(VENV)/bin/snakemake --report results/report.html --report-stylesheet workflow/report/style.css \
+	    $(REPORTED) results/tables/index.html
+
+docs: $(READY)
+	@$(VENV)/bin/sphinx-build --fail-on-warning --nitpicky --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 # Written last: an environment without it is half made, and made again.
 $(READY): pyproject.toml constraints.txt workflow/scripts/environment.sh

@@ -1,6 +1,7 @@
 """A copy of this project in another folder, and its tools run there: for the tests of workflow and DVC."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,3 +95,27 @@ def copy(folder: Path) -> Project:
     project.ok("git", "init", "-q")
     project.commit("all")
     return project
+
+
+def kernels(folder: Path) -> dict[str, str]:
+    """The environment of Jupyter's tools. Warnings are errors in every kernel, but for those of its own machinery."""
+    startup = folder / "ipython/profile_default/startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    (startup / "00-warnings.py").write_text(
+        'import warnings\nwarnings.simplefilter("error")\nwarnings.filterwarnings("ignore", module="ipykernel")\n',
+        encoding="utf-8",
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {"IPYTHONDIR": str(folder / "ipython"), "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    jupyter = {f"JUPYTER_{kind}_DIR": str(folder / "jupyter" / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
+    return os.environ | own | jupyter
+
+
+def recipe(*arguments: str) -> list[list[str]]:
+    """What `make` would call, with this interpreter's tools in the place of .venv's."""
+    # As from a shell: below `make test` a second make would name its folder first.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    command = ["make", "--dry-run", "--old-file", ".venv/ready", *arguments]
+    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    said = said.replace("\\\n", " ").replace(".venv/bin", str(Path(sys.executable).parent))
+    return [shlex.split(line, comments=True) for line in said.splitlines()]

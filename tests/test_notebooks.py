@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import websocket
 from PIL import Image
-from project import ROOT, copy
+from project import ROOT, kernels, recipe
 
 from vidm import weights
 from vidm.errors import InputError
@@ -85,27 +84,13 @@ def test_a_lesson_has_goals_checks_and_exercises(path):
 # They run
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Warnings are errors in every kernel; only those of the kernel's own machinery are not ours."""
-    startup = folder / "ipython/profile_default/startup"
-    startup.mkdir(parents=True, exist_ok=True)
-    (startup / "00-warnings.py").write_text(
-        'import warnings\nwarnings.simplefilter("error")\nwarnings.filterwarnings("ignore", module="ipykernel")\n',
-        encoding="utf-8",
-    )
-    path = f"{TOOLS}{os.pathsep}{os.environ['PATH']}"
-    own = {"IPYTHONDIR": str(folder / "ipython"), "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    jupyter = {f"JUPYTER_{kind}_DIR": str(folder / "jupyter" / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-    return os.environ | own | jupyter
-
-
 def papermill(path: Path, folder: Path, cwd: Path = ROOT, **parameters) -> subprocess.CompletedProcess:
     out = folder / f"{path.stem}.ipynb"
     options = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
     return subprocess.run(
         [str(TOOLS / "papermill"), "-k", "python3", "--no-progress-bar", *options, str(path), str(out)],
         cwd=cwd,
-        env=environment(folder),
+        env=kernels(folder),
         capture_output=True,
         text=True,
         timeout=600,
@@ -118,7 +103,7 @@ def executed(request, tmp_path_factory):
     """The lessons that this session asks for, two at a time: {path: future}."""
     folder = tmp_path_factory.mktemp("lessons")
     asked = [item.callspec.params["path"] for item in request.session.items if "executed" in item.fixturenames]
-    environment(folder)
+    kernels(folder)
     with ThreadPoolExecutor(2) as pool:
         yield {
             path: pool.submit(papermill, path, folder, folder, **SMOKE.get(number(path), {}))
@@ -150,19 +135,6 @@ def test_a_lesson_runs_from_top_to_bottom(path, executed):
 
 
 # Figures
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The smoke experiment from nothing to its page of figures."""
-    folder = tmp_path_factory.mktemp("figures")
-    if reason := missing(TEACHING[5]):
-        pytest.skip(reason)
-    project = copy(folder / "a project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IPYTHONDIR", environment(folder)["IPYTHONDIR"])
-        project.ok("snakemake", "--cores", "2", "results/smoke/figures/index.html", timeout=1800)
-    return project
 
 
 @pytest.mark.pipeline
@@ -264,15 +236,10 @@ class Lab:
 
 def lab_command() -> list[str]:
     """What `make lab` starts, with this interpreter's tools."""
-    # As from a shell: below `make test` a second make would name its folder first.
-    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    command = ["make", "--dry-run", "--old-file", ".venv/ready", "lab"]
-    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    said = said.stdout.replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True) for line in said.splitlines()]
-    assert lines[0][1:5] == ["weights", "fetch", "spynet", "i3d"], said
-    assert lines[1][:2] == [".venv/bin/jupyter", "lab"], said
-    return [str(TOOLS / "jupyter"), *lines[1][1:]]
+    fetch, lab = recipe("lab")
+    assert fetch[:5] == [str(TOOLS / "vidm"), "weights", "fetch", "spynet", "i3d"]
+    assert lab[:2] == [str(TOOLS / "jupyter"), "lab"]
+    return lab
 
 
 @pytest.fixture
@@ -285,7 +252,7 @@ def lab(tmp_path):
     options += ["--allow-root"] if os.geteuid() == 0 else []
     with (tmp_path / "lab.log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(
-            [*lab_command(), *options], cwd=ROOT, env=environment(tmp_path), stdout=log, stderr=subprocess.STDOUT
+            [*lab_command(), *options], cwd=ROOT, env=kernels(tmp_path), stdout=log, stderr=subprocess.STDOUT
         )
     try:
         for _ in range(240):

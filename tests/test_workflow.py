@@ -20,7 +20,7 @@ from vidm.data.video import encode
 pytestmark = pytest.mark.pipeline
 WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "evaluate"}
 TARGET = "results/smoke_fvd.json"
-CHEAP = (" weights", " share", " ablations", " ablation_tables", " tables", " figures:")
+CHEAP = (" weights", " share", " ablations", " ablation_tables", " tables", " figures:", " pages:")
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ MEANING = {
 def summary(report: dict[str, Any]) -> str:
     """A report as a small table: the value, what it can be read against, what it was made of, the warnings."""
     name = report.get("experiment", "fake")
-    rows = [("", "FVD", ""), (name, number(report["fvd"]), _trust(report))]
+    rows = [("", "FVD", ""), (name, number(report["fvd"]), trust(report))]
     rows += [(k, number(v), MEANING.get(k, "")) for k, v in report.get("baselines", {}).items()]
     lines = columns(rows, left=(0, 2))
-    lines += _further(report)
+    lines += further(report)
     p, data = report["protocol"], report["data"]
     lines += [
         f"protocol {p['name']}: {report['n']} videos each, {p['frames']} frames, stride {p['stride']}",
@@ -32,7 +32,7 @@ def summary(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _trust(report: dict[str, Any]) -> str:
+def trust(report: dict[str, Any]) -> str:
     """Beside the value: its standard error, and the spread over trials or seeds."""
     said = []
     if report.get("interval"):
@@ -44,7 +44,7 @@ def _trust(report: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _further(report: dict[str, Any]) -> Iterator[str]:
+def further(report: dict[str, Any]) -> Iterator[str]:
     motion = report.get("motion", {})
     if "test" in motion:
         yield "motion: samples {samples:.2f}, test clips {test:.2f} grey levels a frame".format(**motion)

@@ -11,13 +11,13 @@ rule evaluate:
             "results/{experiment}_fvd.json",
             category="Metrics",
             caption="../report/fvd.rst",
-            labels={"experiment": "{experiment}"},
+            labels={"experiment": "{experiment}", "what": "report, JSON"},
         ),
         nearest=report(
             "results/{experiment}/figures/nearest.png",
-            category="Metrics",
+            category="Samples",
             caption="../report/nearest.rst",
-            labels={"experiment": "{experiment}"},
+            labels={"experiment": "{experiment}", "what": "nearest training clips"},
         ),
     log:
         "logs/evaluate/{experiment}.log",

@@ -68,6 +68,8 @@ for notebook, captions in FIGURES.items():
         threads: cores
         resources:
             gpu=1 if notebook in ("qualitative", "latents") else 0,
+        params:
+            captions=captions,
         shell:
             "(papermill -k python3 --no-progress-bar -p experiment {wildcards.experiment} -p root ."
             " {input.notebook:q} {output.executed:q}.part.ipynb"

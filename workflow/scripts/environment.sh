@@ -52,5 +52,5 @@ step "Installing torch (up to 3 GB where the index's wheel brings CUDA); pip's o
 if command -v uv >/dev/null 2>&1; then
     pip=(uv pip install --python "$venv/bin/python" -c constraints.txt)
 fi
-step "Installing the rest (a few minutes at most)" "${pip[@]}" -e '.[dev,notebooks,video,workflow]'
+step "Installing the rest (a few minutes at most)" "${pip[@]}" -e '.[dev,docs,notebooks,video,workflow]'
 touch "$venv/ready"

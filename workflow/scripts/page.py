@@ -14,7 +14,27 @@ body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 sans
 figure { margin: 2.5rem 0 }
 img { display: block; max-width: 100%; max-height: 40rem; margin: 0 auto }
 figcaption { margin-top: 0.5rem; text-align: center; color: #444 }
+table { border-collapse: collapse; margin: 1rem 0 }
+th, td { padding: 0.2rem 1rem 0.2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd }
+td.number { text-align: right; font-variant-numeric: tabular-nums }
+code { overflow-wrap: anywhere }
 """
+
+
+def inline(path: Path, mime: str) -> str:
+    """A file as the address of itself."""
+    return f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def write(out: Path, title: str, parts: list[str], style: str = "") -> None:
+    """A page with this title over these pieces of HTML."""
+    title = html.escape(title)
+    head = [
+        f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>',
+        f"<style>{STYLE}{style}</style>\n<h1>{title}</h1>",
+    ]
+    with replacing(out) as temporary:
+        temporary.write_text("\n".join([*head, *parts]) + "\n</html>\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -25,23 +45,17 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, nargs="+", help="PNG files")
     parser.add_argument("--notebooks", type=Path, nargs="*", default=[])
     a = parser.parse_args()
-    title = f"Figures of experiment {html.escape(a.experiment)}"
-    parts = [
-        f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n<style>{STYLE}</style>',
-        f"<h1>{title}</h1>",
-    ]
+    parts = []
     for path in a.pictures:
-        data = base64.b64encode(path.read_bytes()).decode()
         caption = html.escape(a.captions[path.stem])
         parts.append(
-            f'<figure id="{path.stem}"><img alt="{caption}" src="data:image/png;base64,{data}">'
+            f'<figure id="{path.stem}"><img alt="{caption}" src="{inline(path, "image/png")}">'
             f'<figcaption>{caption} As <a href="{path.stem}.svg">SVG</a>.</figcaption></figure>'
         )
     links = [f'<a href="{os.path.relpath(path, a.out.parent)}">{path.stem}</a>' for path in a.notebooks]
     if links:
         parts.append(f"<p>The notebooks that drew them, as they ran: {', '.join(links)}.</p>")
-    with replacing(a.out) as temporary:
-        temporary.write_text("\n".join(parts) + "\n</html>\n", encoding="utf-8")
+    write(a.out, f"Figures of experiment {a.experiment}", parts)
 
 
 if __name__ == "__main__":
