@@ -214,17 +214,22 @@ def plot(points, distances, floor: float, n: int, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-    for name in dict.fromkeys(sampler for sampler, _ in distances):
-        own = sorted((k, d) for (s, k), d in distances.items() if s == name)
-        line = left.plot(*zip(*own, strict=True), "o-", label=name)
-        fvd = [(p["seconds"], p["fvd"]) for (s, _), p in sorted(points.items()) if s == name]
+    for k, name in enumerate(dict.fromkeys(sampler for sampler, _ in (*distances, *points))):
+        own = sorted((steps, d) for (s, steps), d in distances.items() if s == name)
+        if own:
+            left.plot(*zip(*own, strict=True), "o-", color=f"C{k}", label=name)
+        fvd = sorted((p["seconds"], p["fvd"], steps) for (s, steps), p in points.items() if s == name)
         if fvd:
-            right.plot(*zip(*fvd, strict=True), "o-", color=line[0].get_color(), label=name)
-    for (_, k), p in points.items():
-        right.annotate(f" {k}", (p["seconds"], p["fvd"]))
+            right.plot(*zip(*(point[:2] for point in fvd), strict=True), "o-", color=f"C{k}", label=name)
+        for seconds, value, steps in fvd:  # below, above, further below: the samplers lie close
+            place = (0, (-14, 7, -26, 7)[k % 4])
+            right.annotate(f"{steps}", (seconds, value), place, textcoords="offset points", ha="center", color=f"C{k}")
     right.axhline(floor, color="grey", linestyle=":", label="floor: test clips")
     left.set(xscale="log", yscale="log", xlabel="evaluations a frame", ylabel="distance to the flow's end, grey levels")
-    right.set(xlabel="CPU seconds a video", ylabel=f"FVD, N = {n}", ylim=(0, None))
+    left.set_xticks(ticks := sorted({steps for _, steps in distances}), map(str, ticks))
+    left.minorticks_off()
+    top = 1.15 * max(p["fvd"] for p in points.values())
+    right.set(xlabel="CPU seconds a video (at the points: steps)", ylabel=f"FVD, N = {n}", ylim=(0, top))
     left.legend()
     right.legend()
     figure.tight_layout()
