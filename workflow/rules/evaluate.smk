@@ -52,7 +52,7 @@ rule ablations:
             "results/{experiment}_ablations.json",
             category="Metrics",
             caption="../report/ablations.rst",
-            labels={"experiment": "{experiment}"},
+            labels={"experiment": "{experiment}", "what": "ablations, JSON"},
         ),
     log:
         "logs/ablations/{experiment}.log",
