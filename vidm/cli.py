@@ -169,6 +169,42 @@ def import_official(
     print(import_official(file, target, frames, size, head_channels, ema=not raw))
 
 
+@weights_app.command(
+    epilog="Example: vidm weights pack sky --models models/sky --report results/sky_fvd.json --out packed/sky"
+)
+def pack(
+    experiment: Annotated[str, typer.Argument(help="a key of experiments: in params.yaml")],
+    models: Annotated[Path, typer.Option(help="folder of its content.safetensors and motion.safetensors")],
+    out: Annotated[Path, typer.Option(help="folder to write; it is what `vidm sample --pretrained` takes")],
+    report: Annotated[
+        Path | None, typer.Option(help="its report, results/EXPERIMENT_fvd.json; left out: 'not measured'")
+    ] = None,
+    params: Params = PARAMS,
+):
+    """Make a folder of pretrained weights: half precision, facts, a model card, hashes."""
+    from vidm import config
+    from vidm.models import pretrained
+
+    print(pretrained.pack(config.load(params), experiment, models, report, out))
+
+
+@weights_app.command(
+    "compare-spynet", epilog="Example: vidm weights compare-spynet models/spynet.safetensors --real data/raw/sky"
+)
+def compare_spynet(
+    files: Annotated[list[Path], typer.Argument(help="weights of a six-level SpyNet; the fetched one stands beside")],
+    real: Annotated[Path | None, typer.Option(help="real videos: a folder, a .h5, .npy or .npz")] = None,
+    frames: Annotated[tuple[int, int], typer.Option(help="which two frames of each real clip")] = (0, 8),
+    side: Annotated[list[int] | None, typer.Option(min=8, help="pixels; again for more; default: 128, 256")] = None,
+    scenes: Annotated[int, typer.Option(min=1, help="test clips of the embedded sky")] = 16,
+):
+    """SpyNet weights against known motion, and by how well warping explains real video; zero flow beside."""
+    from vidm.metrics import flow
+
+    named = {str(path): path for path in files} | {"basicvsr": None}
+    print(flow.compare(named, real, frames, side or [128, 256], scenes))
+
+
 @model_app.command(epilog="Example: vidm model summary sky256")
 def summary(
     experiments: Annotated[
@@ -232,14 +268,39 @@ def motion(
     motion.train(facts, experiment, frames, out, runs, spynet=spynet)
 
 
-@app.command(
-    epilog="Example: vidm sample sky --content models/sky/content.safetensors "
-    "--motion models/sky/motion.safetensors --out results/sky/samples"
-)
+@train_app.command(epilog="Example: vidm train spynet --minutes 60 --out models/spynet.safetensors")
+def spynet(
+    out: Annotated[Path, typer.Option(help="weights file to write, in half precision")],
+    minutes: Annotated[
+        float, typer.Option(min=0.01, help="of processor time, on a GPU of the clock; the schedule fills them")
+    ] = 60.0,
+    scenes: Annotated[int, typer.Option(min=1, help="of the embedded sky to train on")] = 384,
+    pixels: Annotated[int, typer.Option(min=1, help="of a batch")] = 16384,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    runs: Runs = RUNS,
+):
+    """Train a SpyNet on procedural motion: textures and the embedded sky, whose flow is known; no one's videos.
+
+    Stopped, the same command goes on; with fewer minutes, it comes to its end.
+    """
+    devices.take()
+    from vidm.training import flow
+
+    print(flow.train(flow.Plan(minutes, scenes, pixels, seed), out, runs / "spynet"))
+
+
+@app.command(epilog="Example: vidm sample --pretrained packed/sky --out skies.mp4")
 def sample(
-    experiment: Experiment,
-    motion: Annotated[Path, typer.Option(help="trained motion network")],
-    out: Annotated[Path, typer.Option(help="folder for samples.h5, mp4s and the contact sheet")],
+    out: Annotated[
+        Path, typer.Option(help="folder for samples.h5, mp4s and the contact sheet; or one .mp4, .gif or .webp")
+    ],
+    experiment: Annotated[
+        str | None, typer.Argument(help="a key of experiments: in params.yaml; not with --pretrained")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="a folder of `vidm weights pack`: networks with their own facts")
+    ] = None,
+    motion: Annotated[Path | None, typer.Option(help="trained motion network")] = None,
     content: Annotated[Path | None, typer.Option(help="trained content network; not needed with first frames")] = None,
     first: Annotated[Path | None, typer.Option(help="first frames: a folder of images, or a store's clips")] = None,
     further: Annotated[Path | None, typer.Option("--continue", help="a store whose clips go on")] = None,
@@ -260,13 +321,30 @@ def sample(
     runs: Runs = RUNS,
     params: Params = PARAMS,
 ):
-    """Generate videos: Algorithm 2, each video from its own seed. A killed run goes on at its next group of videos."""
+    """Generate videos: Algorithm 2, each video from its own seed. A killed run goes on at its next group of videos.
+
+    Of an experiment, its networks are named: --content models/sky/content.safetensors --motion
+    models/sky/motion.safetensors. A moving picture shows all videos of the call, by default 8.
+    """
     devices.take()
     from vidm import config
-    from vidm.sampling import plan, run
+    from vidm.models import pretrained as shipped
+    from vidm.sampling import picture, plan, run
 
+    facts = None
+    if pretrained is not None:
+        if experiment or motion or content:
+            raise InputError(f"--pretrained {pretrained}: has its own experiment and networks; give no others")
+        found = shipped.find(pretrained)
+        facts, experiment = found.params, found.experiment
+        motion, content = found.path("motion"), None if first or further else found.path("content")
+    if experiment is None or motion is None:
+        raise InputError("give an experiment and its --motion network, or --pretrained and a folder")
+    moving = out.suffix in picture.MOVING
+    if moving and shard:
+        raise InputError(f"{out}: a shard is no moving picture; give a folder")
     wish = plan.Wish(
-        videos=videos,
+        videos=videos or (picture.VIDEOS if moving else None),
         seed=seed,
         frames=frames,
         beyond=time_grid.value if time_grid else None,
@@ -277,7 +355,15 @@ def sample(
         size=size,
         shard=plan.shard_of(shard),
     )
-    run.sample(config.load(params), experiment, content, motion, out, wish, cache_gb, benchmark, runs)
+    facts = facts or config.load(params)
+
+    def make(folder: Path, kept: Path) -> None:
+        run.sample(facts, experiment, content, motion, folder, wish, cache_gb, benchmark, kept)
+
+    if moving:
+        print(picture.picture(out, wish.videos, make))
+    else:
+        make(out, runs)
 
 
 @app.command(epilog="Example: vidm gather sky results/sky/shards/*.h5 --out results/sky/samples")

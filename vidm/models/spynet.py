@@ -43,6 +43,11 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+def endpoint_error(flow: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Mean of |flow - truth| in pixels, weighted; flows (B, 2, H, W), weight (B, 1, H, W)."""
+    return ((flow - truth).norm(dim=1, keepdim=True) * weight).sum() / weight.sum().clamp_min(1e-6)
+
+
 class _Level(nn.Module):
     """One level: [reference, warped, flow] (B, 8, h, w) -> correction of the flow (B, 2, h, w)."""
 
@@ -98,12 +103,27 @@ class SpyNet(nn.Module):
             state[f"levels.{found['level']}.convs.{layer}.{found['kind']}"] = value.float()
         self.load_state_dict(state, strict=True)
 
-    def pyramid(self, image: Tensor) -> list[Tensor]:
-        """The image at each level, the coarsest first."""
+    def pyramid(self, image: Tensor, levels: int = LEVELS) -> list[Tensor]:
+        """The image at each of the coarsest `levels` levels, the coarsest first."""
         images = [(image.float() - self.mean) / self.std]
-        while len(images) < LEVELS and not (self.by_size and max(images[-1].shape[-2:]) <= SMALLEST):
+        while len(images) < levels and not (self.by_size and max(images[-1].shape[-2:]) <= SMALLEST):
             images.append(F.avg_pool2d(images[-1], 2, count_include_pad=False))
         return images[::-1]
+
+    def flows(self, reference: Tensor, supporting: Tensor, levels: int = LEVELS) -> list[Tensor]:
+        """The flow of each of the coarsest `levels` levels, in its own pixels, the coarsest first.
+
+        The images are those of the finest of these levels; their sides are multiples of 2 ** (levels - 1).
+        """
+        pyramids = self.pyramid(reference, levels), self.pyramid(supporting, levels)
+        found: list[Tensor] = []
+        for network, ref, sup in zip(self.levels, *pyramids, strict=False):  # by size: fewer images
+            if found:
+                flow = 2 * F.interpolate(found[-1], size=ref.shape[-2:], mode="bilinear", align_corners=True)
+            else:
+                flow = ref.new_zeros(len(ref), 2, *ref.shape[-2:])
+            found.append(flow + network(torch.cat([ref, warp(sup, flow), flow], dim=1)).float())
+        return found
 
     def forward(self, reference: Tensor, supporting: Tensor) -> Tensor:
         height, width = reference.shape[-2:]
@@ -112,16 +132,7 @@ class SpyNet(nn.Module):
             reference, supporting = (
                 F.interpolate(v.float(), size=up, mode="bilinear", align_corners=False) for v in (reference, supporting)
             )
-        levels = zip(
-            self.levels, self.pyramid(reference), self.pyramid(supporting), strict=False
-        )  # by size: fewer images
-        flow = None
-        for network, ref, sup in levels:
-            if flow is None:
-                flow = ref.new_zeros(len(ref), 2, *ref.shape[-2:])
-            else:
-                flow = 2 * F.interpolate(flow, size=ref.shape[-2:], mode="bilinear", align_corners=True)
-            flow = flow + network(torch.cat([ref, warp(sup, flow), flow], dim=1)).float()
+        flow = self.flows(reference, supporting)[-1]
         if up != (height, width):
             flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
             flow = flow * flow.new_tensor([width / up[1], height / up[0]]).view(1, 2, 1, 1)

@@ -1,0 +1,173 @@
+"""Pairs with known flow, and a SpyNet trained on them: the truth is true, a run goes on, comparisons compare."""
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from vidm.data import pairs, textures
+from vidm.data.pairs import Sky, batch
+from vidm.data.textures import Pairs
+from vidm.errors import Interrupted
+from vidm.metrics import flow as judge
+from vidm.models.spynet import LEVELS, SpyNet, endpoint_error, warp
+from vidm.training import flow
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return Sky(4)
+
+
+def drawn(count=6, size=64, seed=0):
+    """Moving textures without light or noise."""
+    rng = Generator().manual_seed(seed)
+    canvas, over = textures.textures(rng, 2 * count, max(40, size * 3 // 2)).chunk(2)
+    return textures.moving(rng, size, canvas, over)
+
+
+def inside(made, margin=2):
+    """Where a pixel's truth lies within the picture, and its neighbours move alike: nothing gets covered there."""
+    height, width = made.flow.shape[-2:]
+    x, y = torch.arange(width) + made.flow[:, :1], torch.arange(height)[:, None] + made.flow[:, 1:]
+    seen = (x >= margin) & (x <= width - 1 - margin) & (y >= margin) & (y <= height - 1 - margin)
+    spread = F.max_pool2d(made.flow, 5, 1, 2) + F.max_pool2d(-made.flow, 5, 1, 2)
+    return (seen & (spread.amax(1, keepdim=True) < 1)).float()
+
+
+def error(by, made, where):
+    return float(((warp(made.supporting, by) - made.reference).abs() * where).sum())
+
+
+def test_warping_by_the_truth_explains_the_pair():
+    made = drawn(count=16)
+    where = inside(made)
+    assert where.mean() > 0.4
+    true, still, wrong = (error(s * made.flow, made, where) for s in (1, 0, -1))
+    assert true < 0.35 * still < still < wrong
+
+
+def test_turning_a_pair_turns_its_flow():
+    made = drawn()
+    where = inside(made)
+    for chosen in np.ndindex(2, 2, 2):
+        rows = [pairs._turned(*row, *map(bool, chosen)) for row in zip(*made, strict=True)]
+        turned = Pairs(*(torch.stack(column) for column in zip(*rows, strict=True)))
+        assert_close(error(turned.flow, turned, inside(turned)), error(made.flow, made, where), rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_is_a_function_of_its_address(sky):
+    one, again, other = batch(sky, 3, 7, 5, 32), batch(sky, 3, 7, 5, 32), batch(sky, 3, 8, 5, 32)
+    for a, b in zip(one, again, strict=True):
+        assert_close(a, b, rtol=0, atol=0)
+    assert (one.reference - other.reference).abs().mean() > 0.02
+    for size in (1, 2, 16, 96, 128, 256):
+        made = batch(sky, 0, 0, 3, size)
+        assert made.flow.shape == (3, 2, size, size) and made.reference.shape == (3, 3, size, size)
+        assert all(bool(v.isfinite().all()) for v in made)
+        assert made.reference.min() >= 0 and made.supporting.max() <= 1 and made.weight.min() > 0
+
+
+def test_the_embedded_sky_keeps_its_truth_when_it_is_cut_and_averaged(sky):
+    for size in (128, 64, 32):
+        made = sky.pairs(Generator().manual_seed(0), 12, size)
+        where = (made.weight > 0.5) * inside(made)
+        assert error(made.flow, made, where) < 0.6 * error(0 * made.flow, made, where)
+
+
+def test_the_loss_is_the_sum_of_each_levels_error_in_its_own_pixels():
+    truth = torch.empty(2, 2, 32, 32)
+    truth[:, 0], truth[:, 1] = 8, -4
+    made = Pairs(torch.zeros(2, 3, 32, 32), torch.zeros(2, 3, 32, 32), truth, torch.ones(2, 1, 32, 32))
+    exact = [F.avg_pool2d(truth, 2**k) / 2**k for k in range(3)][::-1]
+    assert float(flow.level_loss(exact, made)) == 0
+    off = [f + torch.tensor([3.0, 4.0]).view(1, 2, 1, 1) for f in exact]
+    assert_close(flow.level_loss(off, made), torch.tensor(15.0))
+
+
+def test_errors_count_by_their_weight():
+    truth, found, weight = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
+    found[0, 0, 0, 0], found[0, 1, 1, 1] = 3, 100
+    weight[0, 0, 0] = 1
+    assert_close(endpoint_error(found, truth, weight), torch.tensor(1.5))
+
+
+def test_the_schedule():
+    levels = [flow.level_at(share / 100) for share in range(101)]
+    assert levels == sorted(levels) and levels[-1] == LEVELS - 1
+    for level in set(levels):
+        assert all(side % 2**level == 0 or level < LEVELS - 1 for side in flow.sides(level))
+    rates = [flow.rate_at(share / 100, 10**6) for share in range(101)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == flow.RATE and rates[-1] == pytest.approx(flow.LAST * flow.RATE)
+    assert flow.rate_at(0, 0) < flow.RATE / 10
+
+
+def test_levels_of_a_coarse_picture_are_those_of_the_whole():
+    """The coarsest levels on an averaged picture find what they find in the pyramid of the whole."""
+    torch.manual_seed(0)
+    network, whole = SpyNet(), torch.rand(2, 1, 3, 64, 64)
+    coarse = [F.avg_pool2d(image, 4) for image in whole]
+    for a, b in zip(network.flows(*whole), network.flows(*coarse, levels=4), strict=False):
+        assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert_close(network(*whole), network.flows(*whole)[-1])
+
+
+def test_a_run_that_is_stopped_goes_on_and_its_weights_are_of_use(tmp_path, capfd):
+    plan = flow.Plan(minutes=0.1, scenes=2, pixels=1024, checkpoint_minutes=60)
+    out, folder = tmp_path / "spynet.safetensors", tmp_path / "runs"
+    threading.Timer(8, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with pytest.raises(Interrupted, match=r"SIGTERM at step \d+; saved"):
+        flow.train(flow.Plan(minutes=60, scenes=2, pixels=1024), out, folder)
+    network = judge.network(out, torch.device("cpu"))
+    # No level is as it was made: those that had no turn are copies.
+    assert_close(network.levels[5].state_dict(), network.levels[3].state_dict())
+    capfd.readouterr()
+    said = flow.train(plan, out, folder)
+    assert "goes on at step" in capfd.readouterr().err and "steps" in said
+    last = judge.network(out, torch.device("cpu"))
+    assert all(p.isfinite().all() for p in last.parameters())
+    assert (last.levels[3].convs[0].weight - network.levels[3].convs[0].weight).abs().max() > 0
+
+
+def test_training_learns_a_motion():
+    """Some steps of one level on small pictures: better than no flow at all, which random layers stay at."""
+    torch.manual_seed(0)
+    network = SpyNet().to(memory_format=torch.channels_last)
+    for level in network.levels:
+        flow.start(level)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    ratios = []
+    for step in range(90):
+        made = drawn(32, 16, seed=step)
+        optimizer.param_groups[0]["lr"] = flow.rate_at(0, 2 * step)
+        with torch.autocast("cpu", torch.bfloat16):
+            flows = network.flows(made.reference, made.supporting, 1)
+        loss = flow.level_loss(flows, made)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        ratios.append(float(loss.detach() / flow.level_loss([0 * f.detach() for f in flows], made)))
+    assert np.mean(ratios[-20:]) < 0.92 < 0.97 < np.mean(ratios[:5])
+
+
+def test_the_comparison_sets_weights_beside_zero_flow(vidm, tmp_path, shared):
+    torch.manual_seed(0)
+    flow.export(SpyNet(), tmp_path / "mine.safetensors", {})
+    one, other = judge.real_pairs(shared / "data" / "sky", 0, 8)
+    assert one.shape == other.shape and one.shape[1:] == (3, 128, 128)
+    assert_close(judge.photometric(judge.still(one, other), one, other), 255 * float((one - other).abs().mean()))
+    table = judge.compare({"mine": tmp_path / "mine.safetensors"}, None, (0, 1), [32], 2)
+    head, *rows = table.splitlines()
+    assert head.split() == ["zero", "flow", "mine"] and len(rows) == len(judge.STEPS)
+    distances = [float(row.split()[-2]) for row in rows]
+    assert distances == sorted(distances) and distances[0] > 0.3
+    ended = vidm("weights", "compare-spynet", tmp_path / "none.safetensors")
+    assert ended.returncode == 2 and "none.safetensors: no such file" in ended.stderr

@@ -1,0 +1,119 @@
+"""Weights that come with the package: packed from a trained experiment, checked by hash, sampled as they lie there."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vidm.data.store import FrameStore
+from vidm.errors import InputError
+from vidm.models import pretrained, trained
+from vidm.models.card import card
+
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, params):
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for part in ("content", "motion"):
+        facts = getattr(params.experiment("dots"), part)
+        notes = {
+            "part": part,
+            "facts": facts.model_dump(mode="json"),
+            "size": 16,
+            "frames": 4,
+            "classes": {},
+            "step": 3,
+            "samples": 6,
+            "ema": 0.9,
+            "data_sha256": "0" * 64,
+            "data_origin": "raw",
+        }
+        trained.save(trained.build(part, facts, 16, 4), folder / f"{part}.safetensors", notes)
+    return folder
+
+
+@pytest.fixture
+def packed(tmp_path, params, models):
+    said = pretrained.pack(params, "dots", models, None, tmp_path / "dots")
+    assert "M parameters in half precision" in said
+    return tmp_path / "dots"
+
+
+def test_packed_weights_are_the_trained_ones_rounded(packed, models):
+    found = pretrained.find("dots", packed)
+    assert found.experiment == "dots" and found.params.experiment("dots").frames == 4
+    for part in ("content", "motion"):
+        ours, notes = trained.load(found.path(part), part, torch.device("cpu"))
+        theirs, before = trained.load(models / f"{part}.safetensors", part, torch.device("cpu"))
+        assert notes == before
+        for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert_close(a, b, rtol=2**-11, atol=2**-24, msg=name)
+        assert found.path(part).stat().st_size < 0.6 * (models / f"{part}.safetensors").stat().st_size
+
+
+def test_the_card_says_what_the_facts_say(packed):
+    about = json.loads((packed / "facts.json").read_text())
+    text = (packed / "card.md").read_text()
+    assert text == card(about)
+    for part in ("content", "motion"):
+        kept = about["checkpoints"][part]
+        assert kept["sha256"] == trained.file_sha256(packed / f"{part}.safetensors") and kept["sha256"] in text
+        assert f"{kept['parameters']:,}" in text
+    assert "Not measured." in text
+
+
+@pytest.mark.parametrize("name", ["content.safetensors", "facts.json", "card.md"])
+def test_a_changed_file_is_refused(packed, name):
+    content = (packed / name).read_bytes()
+    (packed / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=rf"{name}: not the file that SHA256SUMS names"):
+        pretrained.find("dots", packed)
+    (packed / name).unlink()
+    with pytest.raises(InputError, match="missing or damaged"):
+        pretrained.find("dots", packed)
+
+
+def test_a_report_of_other_weights_is_refused(tmp_path, params, models):
+    report = tmp_path / "dots_fvd.json"
+    report.write_text(json.dumps({"checkpoints": {"content": {"sha256": "1" * 64}}}))
+    with pytest.raises(InputError, match="measured with other content weights"):
+        pretrained.pack(params, "dots", models, report, tmp_path / "dots")
+    with pytest.raises(InputError, match="not trained as experiments"):
+        pretrained.pack(params, "other", tmp_path_of(models, tmp_path), None, tmp_path / "other")
+
+
+def tmp_path_of(models, tmp_path):
+    """The same weights, said to be of other facts."""
+    for part in ("content", "motion"):
+        network, notes = trained.load(models / f"{part}.safetensors", part, torch.device("cpu"))
+        notes["facts"]["training"]["lr"] = 0.5
+        trained.save(network, tmp_path / "changed" / f"{part}.safetensors", notes)
+    return tmp_path / "changed"
+
+
+def test_videos_from_packed_weights_in_one_command(packed, vidm, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "FOLDER", packed.parent)
+    ended = vidm("sample", "--pretrained", "dots", "--out", tmp_path / "dots.mp4", "--videos", 2)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == f"{tmp_path / 'dots.mp4'}: 2 videos"
+    assert (tmp_path / "dots.mp4").read_bytes()[4:8] == b"ftyp"
+    assert not list(tmp_path.glob("runs*"))
+    ended = vidm("sample", "--pretrained", packed, "--out", tmp_path / "folder", "--runs", tmp_path / "runs")
+    assert ended.returncode == 0, ended.stderr
+    with FrameStore(tmp_path / "folder" / "samples.h5") as store:
+        assert len(store) == 2 and store.read(0).dtype == np.uint8
+
+
+def test_what_is_wrong_is_said_in_one_line(vidm, tmp_path):
+    for arguments, said in (
+        (("--pretrained", "skies", "--out", tmp_path / "a.mp4"), "--pretrained skies: no such weights in this package"),
+        (("sky", "--pretrained", "sky", "--out", tmp_path / "a.mp4"), "has its own experiment and networks"),
+        (("sky", "--out", tmp_path / "a.mp4"), "give an experiment and its --motion network, or --pretrained"),
+    ):
+        ended = vidm("sample", *arguments)
+        assert ended.returncode == 2 and said in ended.stderr and ended.stderr.count("\n") == 1
+    assert "--pretrained packed/sky --out skies.mp4" in " ".join(vidm("sample", "--help").stdout.split())

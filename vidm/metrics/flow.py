@@ -1,0 +1,119 @@
+"""How good a SpyNet is, where motion is known and where it is not.
+
+    endpoint error   mean |flow - truth|, pixels, on opaque cloud of the embedded sky's test clips
+    photometric      mean |warp(supporting, flow) - reference|, grey levels, on real clips
+
+Both stand beside zero flow. All weights see the same pictures, in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidm import machine, weights
+from vidm.data.pairs import wind
+from vidm.errors import InputError
+from vidm.metrics import clipset, folders
+from vidm.models.spynet import SpyNet, endpoint_error, warp
+from vidm.progress import bar
+
+Flow = Callable[[Tensor, Tensor], Tensor]
+BATCH = 4
+STEPS = (1, 2, 4)  # frames of the embedded sky: 2 to 20 pixels of 128
+KNOWN, UNKNOWN = "endpoint error, px", "photometric L1, grey levels"
+
+
+def still(reference: Tensor, _: Tensor) -> Tensor:
+    """Zero flow."""
+    return reference.new_zeros(len(reference), 2, *reference.shape[-2:])
+
+
+def network(path: Path | None, device: torch.device) -> SpyNet:
+    """A SpyNet with the weights of a file, or with the fetched ones. Raises InputError."""
+    tensors, _ = weights.load("spynet", path)
+    made = SpyNet()
+    try:
+        made.load_pretrained(tensors)
+    except (ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not the weights of a six-level SpyNet ({reason})") from None
+    return made.to(device, memory_format=torch.channels_last).eval()
+
+
+def flows(network: Flow, reference: Tensor, supporting: Tensor, device: torch.device) -> Tensor:
+    """The flow of every pair, a few at a time, on the CPU."""
+    parts = zip(reference.split(BATCH), supporting.split(BATCH), strict=True)
+    with torch.inference_mode():
+        return torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in parts])
+
+
+def photometric(flow: Tensor, reference: Tensor, supporting: Tensor) -> float:
+    """Mean |warp(supporting, flow) - reference| of pictures in [0, 1], in grey levels of 255."""
+    return 255 * float((warp(supporting, flow) - reference).abs().mean())
+
+
+def real_pairs(path: Path, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Frames `first` and `last` of every clip that has both, (N, 3, H, W) each, in [0, 1]. Raises InputError."""
+    if path.is_dir():
+        source = folders.from_folder(path, lambda length, _: (0, min(length, last + 1)))
+    else:
+        source = clipset.open_source(path, [], None)
+    clips = [clip for clip in source.clips if clip.length > last]
+    if not clips:
+        raise InputError(f"{path}: no clip has the {last + 1} frames that frame {last} needs; give a lower one")
+    found = [[source.read(clip.index, n, 1, 1)[0] for clip in clips] for n in (first, last)]
+    one, other = (torch.from_numpy(np.stack(v)).permute(0, 3, 1, 2).float() / 255 for v in found)
+    return one, other
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """(N, 3, side, side), bicubic."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def compare(
+    named: Mapping[str, Path | None], real: Path | None, frames: tuple[int, int], sides: Sequence[int], scenes: int
+) -> str:
+    """A table: for each of the weights, and for zero flow, each error. None as a path: the fetched weights.
+
+    sides: pixels of both kinds of pictures. Raises InputError.
+    """
+    device = machine.prepare()
+    judged: dict[str, Flow] = {"zero flow": still} | {name: network(path, device) for name, path in named.items()}
+    rows: list[tuple[str, list[float]]] = []
+    pairs = real_pairs(real, *frames) if real else None
+    with bar(len(sides) * (len(STEPS) + bool(real)), "compare flow", "tests") as progress:
+        for side in sides:
+            for step in STEPS:
+                known = wind(side, scenes, step)
+                row = []
+                for judge in judged.values():
+                    flow = flows(judge, known.reference, known.supporting, device)
+                    row.append(float(endpoint_error(flow, known.flow, known.weight)))
+                rows.append((f"{KNOWN}; embedded sky, {side} px, {step} frames on", row))
+                progress.advance()
+            if pairs:
+                one, other = (resized(v, side) for v in pairs)
+                row = [photometric(flows(judge, one, other, device), one, other) for judge in judged.values()]
+                rows.append((f"{UNKNOWN}; {len(one)} real clips, {side} px, frames {frames[0]} to {frames[1]}", row))
+                progress.advance()
+    return _table(list(judged), rows)
+
+
+def _table(names: list[str], rows: list[tuple[str, list[float]]]) -> str:
+    wide = max(len(label) for label, _ in rows)
+    columns = [max(9, len(name)) for name in names]
+    lines = ["".ljust(wide) + "".join(f"  {name:>{width}}" for name, width in zip(names, columns, strict=True))]
+    for label, values in rows:
+        lines.append(
+            label.ljust(wide) + "".join(f"  {value:>{width}.3f}" for value, width in zip(values, columns, strict=True))
+        )
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""Trained networks that come with the package: `vidm sample --pretrained NAME`.
+
+    vidm/pretrained/NAME/
+      content.safetensors, motion.safetensors    half precision
+      facts.json                                 the experiment's facts, how it was trained, how good it is
+      card.md                                    the same for people, made of facts.json alone
+      SHA256SUMS                                 of these four, as sha256sum writes and checks them
+
+`pack` makes such a folder of a trained experiment; `find` checks and reads one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from vidm import config
+from vidm.errors import InputError
+from vidm.faults import nearest
+from vidm.files import replacing
+from vidm.models import trained
+from vidm.models.card import card
+
+FOLDER = Path(__file__).parents[1] / "pretrained"
+PARTS, FACTS, CARD, SUMS = ("content", "motion"), "facts.json", "card.md", "SHA256SUMS"
+REMEDY = "install vidm again"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A checked folder. `params` has one experiment, `experiment`; `about` is the whole of facts.json."""
+
+    folder: Path
+    params: config.Params
+    experiment: str
+    about: dict[str, Any]
+
+    def path(self, part: str) -> Path:
+        return self.folder / f"{part}.safetensors"
+
+
+def names() -> list[str]:
+    """What comes with this package."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{SUMS}"))
+
+
+def find(name: str, folder: Path | None = None) -> Pretrained:
+    """Weights of the package by name, or of a folder that `pack` made, every file as it was. Raises InputError."""
+    if folder is None and name not in names() and Path(name).is_dir():
+        folder = Path(name)
+    if folder is None:
+        if name not in names():
+            raise InputError(f"--pretrained {name}: no such weights in this package{nearest(name, names())}")
+        folder = FOLDER / name
+    _check(folder)
+    about = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return Pretrained(folder, config.resolve(about["params"], str(folder / FACTS)), about["experiment"], about)
+
+
+def _check(folder: Path) -> None:
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        for name in (*(f"{part}.safetensors" for part in PARTS), FACTS, CARD):
+            if trained.file_sha256(folder / name) != sums.get(name):
+                raise InputError(f"{folder / name}: not the file that {SUMS} names; {REMEDY}")
+    except (OSError, ValueError):
+        raise InputError(f"{folder}: a file of the pretrained weights is missing or damaged; {REMEDY}") from None
+
+
+def pack(params: config.Params, experiment: str, models: Path, report: Path | None, out: Path) -> str:
+    """Make `out` of models/{content,motion}.safetensors and of the experiment's report. Returns a summary.
+
+    report: results/{experiment}_fvd.json; None says in the card that nothing was measured. Raises InputError where
+    the report is of other weights, or the weights of another experiment.
+    """
+    e, checkpoints, cost = params.experiment(experiment), {}, {}
+    measured = _read(report) if report else {}
+    notes: dict[str, dict[str, Any]] = {}
+    for part in PARTS:
+        path = models / f"{part}.safetensors"
+        network, notes[part] = trained.load(path, part, "cpu")
+        if notes[part]["facts"] != getattr(e, part).model_dump(mode="json"):
+            raise InputError(f"{path}: not trained as experiments.{experiment}.{part} says; train it again")
+        digest = trained.file_sha256(path)
+        if measured and measured.get("checkpoints", {}).get(part, {}).get("sha256") != digest:
+            raise InputError(f"{report}: measured with other {part} weights than {path}; run vidm evaluate again")
+        run = path.with_name(f"{part}_run.json")
+        cost[part] = _read(run) if run.is_file() else {}
+        kept = ("step", "samples", "ema", "seed", "data_sha256", "data_origin", "spynet_sha256", "torch")
+        checkpoints[part] = {key: notes[part][key] for key in kept if key in notes[part]}
+        checkpoints[part] |= {"trained_sha256": digest, "parameters": sum(p.numel() for p in network.parameters())}
+    about = {
+        "name": out.name,
+        "experiment": experiment,
+        "licence": "MIT",
+        "params": _document(params, e),
+        "checkpoints": checkpoints,
+        "cost": cost,
+        "beyond_the_paper": config.unlike_paper(e),
+        "measured": _summary(measured),
+    }
+    for part in PARTS:
+        about["checkpoints"][part]["sha256"] = _half(models / f"{part}.safetensors", out / f"{part}.safetensors")
+    _write(out / FACTS, json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    _write(out / CARD, card(about))
+    files = [*(f"{part}.safetensors" for part in PARTS), FACTS, CARD]
+    _write(out / SUMS, "".join(f"{trained.file_sha256(out / name)}  {name}\n" for name in files))
+    size = sum((out / name).stat().st_size for name in files) / 1e6
+    parameters = sum(c["parameters"] for c in checkpoints.values()) / 1e6
+    return f"{out}: {size:.2f} MB, {parameters:.2f} M parameters in half precision"
+
+
+def _half(source: Path, target: Path) -> str:
+    """A copy in half precision with the same notes; its hash. Raises InputError where a weight is too large for it."""
+    with safe_open(source, "pt") as file:
+        note = file.metadata()[trained.KEY]
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    halves = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in halves.items():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{source}: '{key}' is beyond half precision")
+    with replacing(target) as temporary:
+        save_file(halves, temporary, metadata={trained.KEY: note})
+    target.chmod(0o644)  # the writer makes a private one
+    return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def _document(params: config.Params, e: config.Experiment) -> dict[str, Any]:
+    """A params.yaml of this experiment alone, nothing left to defaults that a later version may change."""
+    apart = {"name", "content_of", "motion_of", "running", "metrics"}
+    dataset = params.dataset(e.dataset).model_dump(mode="json", exclude_none=True)
+    return {
+        "model_version": params.model_version,
+        "datasets": {e.dataset: dataset},
+        "experiments": {e.name: e.model_dump(mode="json", exclude=apart, exclude_none=True)},
+    }
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    """Of a report what a card needs."""
+    if not report:
+        return {}
+    found = {key: report[key] for key in ("fvd", "n", "baselines", "motion", "sampling", "warnings") if key in report}
+    found["protocol"] = report["protocol"]["name"]
+    if report.get("interval"):
+        found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); make it with vidm evaluate") from None
+    except ValueError:
+        raise InputError(f"{path}: not JSON; make it with vidm evaluate") from None
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
