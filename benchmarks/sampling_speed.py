@@ -39,11 +39,15 @@ IN_FLIGHT = 8  # videos, of which two batches share coordinate tables
 
 def network() -> MotionNetwork:
     torch.manual_seed(0)
-    made = MotionNetwork(config.Motion(network=NETWORK, spynet="none"), SIZE, FRAMES).eval()
+    return awake(MotionNetwork(config.Motion(network=NETWORK, spynet="none"), SIZE, FRAMES).eval())
+
+
+def awake(made: torch.nn.Module) -> torch.nn.Module:
+    """The network with numbers where a training starts at zero, and flows of a few pixels."""
     for name, parameter in made.named_parameters():
-        if parameter.ndim == 4 and not parameter.any():  # what a training starts at zero
+        if parameter.ndim == 4 and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-        if name.startswith("spynet.levels") and "convs.4" in name:  # flows of a few pixels
+        if name.startswith("spynet.levels") and "convs.4" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     return made
 
