@@ -13,7 +13,6 @@ from vidm.models import pretrained, trained
 from vidm.models.card import card
 
 
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, params):
     folder = tmp_path_factory.mktemp("models")
