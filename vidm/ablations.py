@@ -53,9 +53,7 @@ class Ablation(BaseModel):
 
     @model_validator(mode="after")
     def _each_seed_once(self) -> Ablation:
-        once = list(dict.fromkeys(self.seeds))
-        if len(once) < len(self.seeds):
-            raise ValueError(f"seeds: {faults.shown(self.seeds)} has one twice; nearest: {faults.shown(once)}")
+        faults.each_once("seeds", self.seeds)
         return self
 
     @property

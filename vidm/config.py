@@ -240,9 +240,7 @@ class Sampling(Facts):
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> Sampling:
-        once = list(dict.fromkeys(self.seeds))
-        if len(once) < len(self.seeds):
-            raise ValueError(f"seeds: {faults.shown(self.seeds)} has one twice; nearest: {faults.shown(once)}")
+        faults.each_once("seeds", self.seeds)
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -23,6 +23,13 @@ def nearest(word: Any, among: Iterable[Any]) -> str:
     known = sorted(map(str, among))
     close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known) or 'none'}"
+
+
+def each_once(name: str, values: Sequence[Any]) -> None:
+    """Raise ValueError, with the nearest allowed list, where a value is there twice."""
+    once = list(dict.fromkeys(values))
+    if len(once) < len(values):
+        raise ValueError(f"{name}: {shown(values)} has one twice; nearest: {shown(once)}")
 
 
 def shown(value: Any) -> str:
