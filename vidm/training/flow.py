@@ -44,7 +44,8 @@ TURNS = {3: 0.3, 4: 0.55, 5: 1.0}  # the finest level that is trained, and the s
 # Sides of pictures at the finest level; of coarser ones what the pyramid makes of these. All by 32.
 SIDES, WHOLE = (32, 64, 64, 64, 128), (32, 64, 128, 256)
 PIXELS, MOST = 16384, 64  # of a batch, and pictures
-RATE, WARM, LAST, DECAY = 1e-3, 100, 0.01, 0.4  # peak, steps at the start of a level, share of it at the end, and when
+# Three times this rate within a hundred steps leaves a layer of dead units, and the flow at zero for good.
+RATE, WARM, LAST, DECAY = 3e-4, 200, 0.01, 0.4  # peak, steps at the start of a level, share of it at the end, and when
 AVERAGE = 0.999
 LOOP = ("seconds", "level", "since")
 
