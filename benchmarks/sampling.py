@@ -1,6 +1,7 @@
 """Quality of samplers on a trained experiment, against evaluations of the network.
 
     python benchmarks/sampling.py quality sky --plot docs/sampling.png   # each sampler and number of steps
+    python benchmarks/sampling.py first sky                # the default with other samplers of the first frame
     python benchmarks/sampling.py correlation sky          # FVD and motion against noise_correlation
     python benchmarks/sampling.py seeds sky --seeds 3      # the default against 100 ancestral steps in fp32
 
@@ -29,11 +30,11 @@ from vidm.metrics.features import Logits, motion
 from vidm.metrics.i3d import load_i3d
 from vidm.models import trained
 from vidm.sampling.noise import VideoNoise, stacked
-from vidm.sampling.rollout import Rollout, as_images
+from vidm.sampling.rollout import Rollout, as_bytes, as_images
 
 NOTES = Path("benchmarks/results/sampling.json")
 REAL = 128
-# (sampler, eta, steps of a further frame); the first frame has CONTENT steps in all of them.
+# (sampler, eta, steps of a further frame); the first frame has CONTENT steps of the same in all of them.
 CONTENT = 25
 LIMIT = 80  # steps that stand for infinitely many
 SETTINGS = [
@@ -47,6 +48,16 @@ SETTINGS = [
     ("ddim", 0.0, 4),
     ("dpm-solver++", 0.0, 12),
     ("ddpm", 1.0, 25),
+    ("sde-dpm-solver++", 0.0, 8),
+    ("sde-dpm-solver++", 0.0, 12),
+]
+# (sampler, steps) of the first frame.
+FIRST = [
+    ("dpm-solver++", 25),
+    ("sde-dpm-solver++", 25),
+    ("ddpm", 100),
+    ("ddpm", 25),
+    ("sde-dpm-solver++", 50),
 ]
 
 
@@ -150,7 +161,7 @@ def draw(parts, facts: config.Sampling, seed: int, n: int, frames: int) -> tuple
 
 def default(e) -> dict[str, object]:
     """The experiment's own sampler, said in full: a noted value is of these."""
-    return e.sampling.model_dump(include={"sampler", "eta", "steps", "content_steps"})
+    return e.sampling.model_dump(include={"sampler", "content_sampler", "eta", "steps", "content_steps"})
 
 
 def measured(e, parts, judge, notes, seed, n, **changes) -> dict[str, float]:
@@ -186,12 +197,39 @@ def quality(arguments) -> None:
     print("| sampler, steps | FVD | motion | CPU s a video |\n| --- | --- | --- | --- |")
     points = {}
     for sampler, eta, steps in SETTINGS[: arguments.settings]:
-        changes = {"sampler": sampler, "eta": eta, "steps": steps, "content_steps": CONTENT}
+        changes = {"sampler": sampler, "content_sampler": None, "eta": eta, "steps": steps, "content_steps": CONTENT}
         found = points[sampler, steps] = measured(e, parts, judge, notes, 0, n, **changes)
         row = f"{found['fvd']:.0f} | {found['motion']:.2f} | {found['seconds']:.2f}"
         print(f"| {sampler}, {steps} | {row} |", flush=True)
     if arguments.plot:
         plot(points, distances, base["fvd"], n, arguments.plot)
+
+
+def first(arguments) -> None:
+    """Samplers of the first frame: FVD of standing first frames against those of train clips, and CPU seconds."""
+    e, n = config.load().experiment(arguments.experiment), arguments.videos
+    parts, notes, judge = networks(e.name), Notes(), Judge(e)
+    real = judge.features(standing(judge.clips("train", n)[:, 0], e.frames))
+    noises = [VideoNoise(9, k, parts[1].size, 0.0) for k in range(n)]
+
+    def make(sampler: str, steps: int) -> dict[str, float]:
+        facts = e.sampling.model_copy(update={"content_sampler": sampler, "content_steps": steps})
+        rollout = Rollout(*parts, facts, torch.device("cpu"))
+        began = time.process_time()
+        frames = [as_bytes(rollout.first_frames(noises[k : k + facts.batch])) for k in range(0, n, facts.batch)]
+        seconds = (time.process_time() - began) / n
+        fake = judge.features(standing(np.concatenate(frames), e.frames))
+        return {"fvd": float(frechet.distance(real, fake, judge.rules.ddof, judge.rules.root)), "seconds": seconds}
+
+    print(f"N = {n} each\n\n| first frame: sampler, steps | FVD, standing | CPU s |\n| --- | --- | --- |")
+    for sampler, steps in FIRST:
+        found = notes.once(f"{e.name} first {n} {sampler} {steps}", partial(make, sampler, steps))
+        print(f"| `{sampler}`, {steps} | {found['fvd']:.0f} | {found['seconds']:.2f} |", flush=True)
+
+
+def standing(frames: np.ndarray, length: int) -> np.ndarray:
+    """(N, S, S, 3) -> (N, length, S, S, 3)."""
+    return np.repeat(frames[:, None], length, axis=1)
 
 
 def correlation(arguments) -> None:
@@ -240,7 +278,14 @@ def seeds(arguments) -> None:
     """The default against 100 ancestral steps in fp32: the same seeds, mean and standard error over them."""
     e, n = config.load().experiment(arguments.experiment), arguments.videos
     parts, notes, judge = networks(e.name), Notes(), Judge(e)
-    naive = {"sampler": "ddpm", "eta": 1.0, "steps": 100, "content_steps": 100, "precision": "fp32"}
+    naive = {
+        "sampler": "ddpm",
+        "content_sampler": None,
+        "eta": 1.0,
+        "steps": 100,
+        "content_steps": 100,
+        "precision": "fp32",
+    }
     values = {}
     for name, changes in (("default", default(e)), ("100 ancestral steps, fp32", naive)):
         found = [measured(e, parts, judge, notes, seed, n, **changes)["fvd"] for seed in range(arguments.seeds)]
@@ -252,11 +297,11 @@ def seeds(arguments) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for name, run in {"quality": quality, "correlation": correlation, "seeds": seeds}.items():
+    for name, run in {"quality": quality, "first": first, "correlation": correlation, "seeds": seeds}.items():
         command = commands.add_parser(name, help=run.__doc__.splitlines()[0])
         command.set_defaults(run=run)
         command.add_argument("experiment")
-        command.add_argument("--videos", type=int, default=64)
+        command.add_argument("--videos", type=int, default=256 if name == "first" else 64)
         if name == "quality":
             command.add_argument("--plot", type=Path)
             command.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first of SETTINGS")

@@ -304,14 +304,14 @@ def test_one_ddim_step_is_the_official_one(q, chain, visited, eta):
 
 
 SPACINGS = [("ddpm", 100, 990, 0), ("ddpm", 30, 957, 0), ("ddim", 100, 999, 9), ("ddim", 30, 999, 32)]
-SPACINGS += [("dpm-solver++", 20, 999, 0), ("unipc", 990, 999, 0)]
+SPACINGS += [("dpm-solver++", 20, 999, 0), ("sde-dpm-solver++", 20, 999, 0), ("unipc", 990, 999, 0)]
 
 
 @pytest.mark.parametrize("name, steps, first, last", SPACINGS)
 def test_spacing(name, steps, first, last):
     sampler = Sampler(Diffusion(), name, steps=steps, eta=0.0, clip=True)
     assert (len(sampler.timesteps), sampler.timesteps[0], sampler.timesteps[-1]) == (steps, first, last)
-    assert sampler.draws == (steps if name == "ddpm" else 0)
+    assert sampler.draws == (steps if name in ("ddpm", "sde-dpm-solver++") else 0)
     assert (sampler.timesteps.diff() < 0).all()
     if (name, steps) == ("ddpm", 100):
         assert sampler.timesteps.tolist() == space_timesteps(1000, "ddim100")[::-1]
@@ -498,10 +498,10 @@ def test_clipping_is_of_the_predicted_clean_frame(name):
     assert_close(ends[1], torch.full((1, 3, 4, 4), 3.0), rtol=0, atol=0.05)
 
 
-def sampled_moments(facts, steps, chain=None):
-    """Mean and variance of the ancestral samples, without chance: x_0 is linear in the independent draws."""
+def sampled_moments(facts, steps, chain=None, name="ddpm"):
+    """Mean and variance of a stochastic sampler's x_0, without chance: it is linear in the independent draws."""
     noise = torch.cat([torch.zeros(1, 1 + steps), torch.eye(1 + steps)]).view(2 + steps, 1 + steps, 1, 1, 1)
-    x_0 = Sampler(facts, "ddpm", steps=steps, eta=0.0, clip=False)(gaussian_network(facts, chain), noise).flatten()
+    x_0 = Sampler(facts, name, steps=steps, eta=0.0, clip=False)(gaussian_network(facts, chain), noise).flatten()
     return x_0[0].item(), (x_0[1:] - x_0[0]).square().sum().item()
 
 
@@ -527,6 +527,17 @@ def test_the_right_variance_samples_a_gaussian_with_few_steps(steps, prediction)
     mean, spread = sampled_moments(facts, steps, chain)
     assert mean == pytest.approx(MU, abs=2e-3)
     assert spread == pytest.approx(S * S, abs=2e-3)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_the_stochastic_solver_samples_a_gaussian_to_second_order(prediction):
+    facts, errors = Diffusion(prediction=prediction), []
+    for steps in (20, 80):
+        mean, spread = sampled_moments(facts, steps, name="sde-dpm-solver++")
+        assert mean == pytest.approx(MU, abs=1e-5)
+        errors.append(abs(spread - S * S))
+    assert 1.8 < math.log(errors[0] / errors[1], 4) < 2.2
+    assert errors[1] < 2e-3
 
 
 def test_no_noise_at_the_first_step():

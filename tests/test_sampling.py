@@ -160,13 +160,22 @@ def test_given_frames_go_on_as_generated_ones_do(rollout):
     assert np.abs(whole[0].astype(int) - whole[1]).mean() > 10
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpm-solver++", "unipc"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm-solver++", "sde-dpm-solver++", "unipc"])
 def test_every_sampler_makes_the_same_videos_alone_and_together(sampler):
     facts = FACTS.model_copy(update={"sampler": sampler, "batch": 1})
     together = made(facts=facts).videos(noises(range(2)), 3)
     alone = made(facts=facts).videos(noises(range(1, 2)), 3)
     assert np.array_equal(together[1], alone[0])
     assert together.std() > 5
+
+
+def test_the_first_frame_may_have_a_sampler_of_its_own():
+    facts = FACTS.model_copy(update={"sampler": "unipc"})
+    mixed = made(facts=facts.model_copy(update={"content_sampler": "ddpm"})).videos(noises(range(2)), 3)
+    first = made(facts=facts.model_copy(update={"sampler": "ddpm"})).videos(noises(range(2)), 2)
+    assert np.array_equal(mixed[:, 0], first[:, 0])
+    rest = made(facts=facts).videos(noises(range(2)), 3, given=first[:, :1])
+    assert np.abs(mixed.astype(int) - rest).mean() < 1  # given frames are grey levels
 
 
 def test_networks_compile_as_one_graph():

@@ -211,6 +211,9 @@ class Motion(Facts):
         return self
 
 
+Sampler = Literal["ddim", "ddpm", "dpm-solver++", "sde-dpm-solver++", "unipc"]
+
+
 class Sampling(Facts):
     videos: Positive = 2048
     # Like the two below, written only where it is said: samples from before it was a fact stay what they are.
@@ -226,7 +229,8 @@ class Sampling(Facts):
         None, description="frames beyond the trained grid: like its last, or the grid spread over all", exclude_if=_no
     )
     sheet: Positive = Field(16, description="videos that are also written as mp4 and drawn")
-    sampler: Literal["ddim", "ddpm", "dpm-solver++", "unipc"] = "ddpm"
+    sampler: Sampler = "ddpm"
+    content_sampler: Sampler | None = Field(None, description="of the first frame; left out: the same", exclude_if=_no)
     content_steps: Positive = 100
     steps: Positive = Field(100, description="denoising steps of each further frame")
     eta: Fraction = Field(1.0, description="of ddim alone: 0 deterministic, 1 as noisy as ddpm")

@@ -3,12 +3,13 @@
     sampler = Sampler(diffusion, "ddim", steps=20, eta=0.0, clip=True)
     x_0 = sampler(predict, noise)
 
-    ddpm           x_{t-1} ~ p(x_{t-1} | x_t), with the variance that the experiment names (vidm.diffusion.gaussian)
-    ddim           Song et al. (2021), Eq. 12; any eta, 1 is as noisy as ddpm with fixed-small
-    dpm-solver++   Lu et al. (2022), 2M: second order, one evaluation a step
-    unipc          Zhao et al. (2023), order 2 with its corrector, one evaluation a step
+    ddpm              x_{t-1} ~ p(x_{t-1} | x_t), with the variance that the experiment names (vidm.diffusion.gaussian)
+    ddim              Song et al. (2021), Eq. 12; any eta, 1 is as noisy as ddpm with fixed-small
+    dpm-solver++      Lu et al. (2022), 2M: second order, one evaluation a step
+    sde-dpm-solver++  its stochastic form: the reverse diffusion instead of the probability flow, noise at each step
+    unipc             Zhao et al. (2023), order 2 with its corrector, one evaluation a step
 
-ddim and the two multistep solvers are those of diffusers. ddpm is ours: theirs draws its own noise.
+ddim and the multistep solvers are those of diffusers. ddpm is ours: theirs draws its own noise.
 
 predict(x_t, t) takes x_t (B, C, H, W) and t (1,) int64, the step of training, and returns what the diffusion's
 `prediction` names, with learned-range C more channels. `noise` is (B, 1 + sampler.draws, C, H, W): x_T first, then one
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -81,7 +83,7 @@ class Multistep:
 
     draws = 0
 
-    def __init__(self, facts: Diffusion, timesteps: Tensor, scheduler: type, clip: bool) -> None:
+    def __init__(self, facts: Diffusion, timesteps: Tensor, scheduler: Callable, clip: bool) -> None:
         self.schedule, self.variance, self.clip = Schedule(facts), facts.variance, clip
         # x_0 and sigma are of our tables: theirs, in fp32, are off by 1e-4 at the first steps.
         self.scheduler = scheduler(facts.steps, solver_order=2, prediction_type="sample")
@@ -100,9 +102,23 @@ class Multistep:
         return own
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+        return self.scheduler.step(self._clean(t, output, x), t, x).prev_sample
+
+    def _clean(self, t: Tensor, output: Tensor, x: Tensor) -> Tensor:
         prediction, _ = split_output(self.variance, output, x.shape[1])
         x_0 = predict_xstart(self.schedule, x, self.own[int(t)], prediction)
-        return self.scheduler.step(x_0.clamp(-1, 1) if self.clip else x_0, t, x).prev_sample
+        return x_0.clamp(-1, 1) if self.clip else x_0
+
+
+class StochasticMultistep(Multistep):
+    """The same for the reverse diffusion."""
+
+    def __init__(self, facts: Diffusion, timesteps: Tensor, clip: bool) -> None:
+        super().__init__(facts, timesteps, partial(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"), clip)
+        self.draws = len(timesteps)
+
+    def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
+        return self.scheduler.step(self._clean(t, output, x), t, x, variance_noise=noise).prev_sample
 
 
 def _move(method: Ancestral | Multistep, device: torch.device) -> None:
@@ -125,11 +141,21 @@ def dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multiste
     return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), DPMSolverMultistepScheduler, clip)
 
 
+def sde_dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> StochasticMultistep:
+    return StochasticMultistep(facts, log_snr_timesteps(Schedule(facts), steps), clip)
+
+
 def unipc(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
     return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), UniPCMultistepScheduler, clip)
 
 
-METHODS = {"ddpm": ddpm, "ddim": ddim, "dpm-solver++": dpm_solver, "unipc": unipc}
+METHODS = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpm-solver++": dpm_solver,
+    "sde-dpm-solver++": sde_dpm_solver,
+    "unipc": unipc,
+}
 
 
 class Chain:

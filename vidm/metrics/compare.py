@@ -64,7 +64,7 @@ def _values(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield group, report[group][key]
     for part, facts in report.get("checkpoints", {}).items():
         yield f"{part} steps", facts["step"]
-    for key in ("sampler", "steps", "eta", "precision"):
+    for key in ("sampler", "content_sampler", "steps", "eta", "precision"):
         if key in report.get("sampling", {}):
             yield f"sampling.{key}", report["sampling"][key]
 

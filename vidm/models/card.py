@@ -113,9 +113,10 @@ def _quality(measured: dict[str, Any]) -> str:
             f"| these samples | {measured['fvd']:.0f} |",
             *(f"| {NAMES.get(name, name)} | {value:.0f} |" for name, value in base.items() if value is not None),
             "",
-            f"Sampled with {sampling['sampler']}: {sampling['content_steps']} steps for the first frame, "
-            f"{sampling['steps']} for each further one. Motion, mean grey levels a frame: "
-            f"{measured['motion']['samples']:.1f}, in test videos {measured['motion']['test']:.1f}.",
+            f"Sampled with {sampling['sampler']}, {sampling['steps']} steps a frame; the first frame with "
+            f"{sampling.get('content_sampler') or sampling['sampler']}, {sampling['content_steps']} steps. "
+            f"Motion, mean grey levels a frame: {measured['motion']['samples']:.1f}, "
+            f"in test videos {measured['motion']['test']:.1f}.",
         ]
     )
 

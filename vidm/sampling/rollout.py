@@ -59,14 +59,16 @@ class Rollout:
         self.content, self.motion, self.facts, self.device = content, motion, facts, device
         self.cache = free_memory(device) // 4 if cache is None else cache
         self.beyond, self.clock = beyond, clock or Clock()
-        common = {"name": facts.sampler, "eta": facts.eta, "clip": facts.clip}
+        common = {"eta": facts.eta, "clip": facts.clip}
         # A compiled network has CUDA graphs on a GPU: shapes are static but for the last batch.
         options = {"mode": "reduce-overhead", "dynamic": False, "fullgraph": True}
         build = partial(torch.compile, **options) if facts.compile else lambda predict: predict
         if content is not None:
-            self.content_sampler = Sampler(content.facts.diffusion, steps=facts.content_steps, **common)
+            self.content_sampler = Sampler(
+                content.facts.diffusion, facts.content_sampler or facts.sampler, facts.content_steps, **common
+            )
             self.predict_content = build(content.forward)
-        self.motion_sampler = Sampler(motion.facts.diffusion, steps=facts.steps, **common)
+        self.motion_sampler = Sampler(motion.facts.diffusion, facts.sampler, facts.steps, **common)
         self.predict_motion = build(motion.predict)
         self.report = ""
 
