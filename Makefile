@@ -25,6 +25,7 @@ help:
 	@echo "make docs                   the documentation as a site: docs/_build/html/index.html"
 	@echo "make clean-venv             remove $(VENV)"
 	@echo "CORES=4 make ...            use 4 cores; default: all"
+	@echo "LAB='--no-browser --port 9000' make lab   options for jupyter lab; in a container also --allow-root"
 
 # FORCE: whether anything is out of date is for Snakemake to say.
 results/%: $(READY) FORCE
@@ -38,7 +39,7 @@ test: $(READY)
 lab: $(READY)
 	@$(VENV)/bin/vidm weights fetch spynet i3d || echo "lab: notebooks 04 and 06 will ask for these weights again" >&2
 	@$(VENV)/bin/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
-	    notebooks
+	    $(LAB) notebooks
 
 pull: $(READY)
 	@$(PYTHON) workflow/scripts/pull.py
