@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vidm import weights
-from vidm.config import Motion, Params
+from vidm.config import SPYNETS, Motion, Params
 from vidm.data.clips import TripletDraw
 from vidm.diffusion.gaussian import q_sample
 from vidm.diffusion.losses import training_loss
@@ -49,16 +49,17 @@ def train(
 
     `runs`: folder of checkpoints, from which the same call goes on.
     `spynet`: pretrained weights as `vidm weights fetch` makes them, or a port's file; where it is None, the file that
-    the experiment names, or the fetched one.
+    the experiment names, or the fetched or shipped one.
     Raises InputError where the store or the weights do not fit the experiment.
     """
     e = params.experiment(experiment)
     diffusion, about = e.motion.diffusion, {}
     pretrained = None
     if e.motion.implicit and e.motion.spynet != "none":
-        if spynet is None and e.motion.spynet != "basicvsr":
+        name = SPYNETS.get(e.motion.spynet)
+        if spynet is None and name is None:
             spynet = Path(e.motion.spynet)
-        pretrained, source = weights.load("spynet", spynet)
+        pretrained, source = weights.load(name or "spynet", spynet)
         about = {"spynet_sha256": source["sha256"]}
 
     def draw(store):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from vidm.config import ConfigError, load, resolve
+from vidm.config import SPYNETS, ConfigError, load, resolve
 from vidm.data import layouts
 from vidm.errors import InputError
 
@@ -141,8 +141,8 @@ def pretrained(wildcards):
     motion = experiment(wildcards).motion
     if not motion.implicit or motion.spynet == "none":
         return {}
-    own = motion.spynet != "basicvsr"
-    return {"spynet": motion.spynet if own else "data/weights/spynet.safetensors"}
+    name = SPYNETS.get(motion.spynet)
+    return {"spynet": f"data/weights/{name}.safetensors" if name else motion.spynet}
 
 
 def judges(wildcards):

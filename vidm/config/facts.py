@@ -1,31 +1,25 @@
-"""The facts of an experiment: params.yaml, read, merged and checked.
-
-One file serves Snakemake (configfile), DVC (params) and this package. An experiment is a deep merge of the
-presets it names, in order, and its own keys; the last one wins. What comes out is frozen.
-"""
+"""What may be said in params.yaml, field by field. The defaults are the paper's."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vidm import ablations, faults
-from vidm.ablations import Ablation, listed
+from vidm.ablations import Ablation
 from vidm.faults import ConfigError
-from vidm.protocols import PROTOCOLS, OwnProtocol, Protocol, own
+from vidm.protocols import OwnProtocol, Protocol
 
 NAME = r"^[a-z0-9-]+$"
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=NAME)]
 WEIGHT_FILES = (".safetensors", ".pytorch", ".pth")
+SPYNETS = {"basicvsr": "spynet"}  # what `vidm weights fetch` calls them
 # pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
 CLOSED_FACTS = {"json_schema_extra": {"additionalProperties": False}}
 CLOSED = Field(**CLOSED_FACTS)
@@ -184,7 +178,8 @@ class Motion(Facts):
         "a second U-Net's output as in Algorithm 1, not at all",
     )
     spynet: str = Field(
-        "basicvsr", description="pretrained start of the motion code's network: basicvsr, none, or a file of one's own"
+        "basicvsr",
+        description="pretrained start of the motion code's network: basicvsr, none, or a file",
     )
     spynet_range: Literal["unit", "signed"] = Field(
         "unit", description="SpyNet's input: unit [0, 1], signed [-1, 1] as in the official code"
@@ -196,13 +191,14 @@ class Motion(Facts):
 
     @model_validator(mode="after")
     def _spynet_is_known(self) -> Motion:
-        if self.spynet in ("basicvsr", "none"):
+        known = (*SPYNETS, "none")
+        if self.spynet in known:
             return self
         path = Path(self.spynet)
         if path.suffix not in WEIGHT_FILES:
             raise ValueError(
-                f"spynet: '{self.spynet}' is neither basicvsr nor none nor a file ({', '.join(WEIGHT_FILES)})"
-                f"{faults.nearest(self.spynet, ('basicvsr', 'none'))}"
+                f"spynet: '{self.spynet}' is none of {', '.join(known)}, nor a file ({', '.join(WEIGHT_FILES)})"
+                f"{faults.nearest(self.spynet, known)}"
             )
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(
@@ -371,248 +367,3 @@ def _known(name: str, among: Mapping[str, Any], what: str) -> str:
     if name in among:
         return name
     raise ConfigError(f"{what} '{name}' is not in params.yaml{faults.nearest(name, among)}")
-
-
-def _merge(base: Mapping, over: Mapping) -> dict:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
-
-
-def resolve(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:
-    """Merge presets into experiments and check everything. `raw` is the parsed params.yaml.
-
-    Raises ConfigError: one line with the key, the value and the nearest valid one.
-    """
-    try:
-        return _resolve(faults.plain(raw))
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def _resolve(raw: dict) -> Params:
-    # As written first: a fault is named where it stands, in a preset or in an experiment. A preset alone
-    # is no whole network, so what our own validators say about combinations waits for the merged one.
-    try:
-        Document.model_validate(raw, strict=True)
-    except ValidationError as error:
-        own = [f for f in error.errors() if f["type"] != "value_error" or f["loc"][0] in ("datasets", "ablations")]
-        if own:
-            raise ConfigError(faults.first(own, Document)) from None
-    experiments = {}
-    for name, written in raw["experiments"].items():
-        own = dict(written)
-        presets = _over({"name": name}, listed(own.pop("preset", ())), raw, f"experiments.{name}.preset")
-        experiments[name] = _merge(presets, own)
-    whole = {key: raw[key] for key in ("model_version", "datasets")}
-    whole["protocols"] = _protocols(raw.get("protocols", {}))
-    whole["ablations"] = {name: Ablation.model_validate(facts) for name, facts in raw.get("ablations", {}).items()}
-    cells = _cells(whole["ablations"], experiments, raw)
-    try:
-        params = Params.model_validate(whole | {"experiments": experiments, "cells": cells}, strict=True)
-    except ValidationError as error:
-        raise ConfigError(faults.first(error.errors(), Params)) from None
-    params = params.model_copy(update={"cells": _sharing(params.cells)})
-    for experiment in params.every.values():
-        _possible(experiment, params)
-    return params
-
-
-def _over(base: dict, presets: tuple[str, ...], raw: Mapping, where: str) -> dict:
-    """`base`, and presets over it, in order."""
-    known = raw.get("presets", {})
-    for preset in presets:
-        if preset not in known:
-            raise ConfigError(f"{where}: no preset '{preset}'{faults.nearest(preset, known)}")
-        base = _merge(base, known[preset])
-    return base
-
-
-def _cells(found: Mapping[str, Ablation], experiments: Mapping[str, dict], raw: Mapping) -> dict[str, dict]:
-    """An experiment for each cell of all ablations: the experiment's facts, the ablation's presets, the row's."""
-    cells = {}
-    for name, ablation in found.items():
-        where = f"ablations.{name}"
-        if name not in experiments:
-            raise ConfigError(f"{where}: no experiment '{name}'{faults.nearest(name, experiments)}")
-        own = {key: value for key, value in experiments[name].items() if key not in ("content_of", "motion_of")}
-        base = _over(own, listed(ablation.preset), raw, f"{where}.preset")
-        for cell in ablation.each(name):
-            if cell.name in experiments:
-                raise ConfigError(f"experiments.{cell.name}: is a cell of {where}, too; rename it")
-            facts = _over(base, cell.presets, raw, f"{where}.tables.{cell.table}.{cell.row}")
-            cells[cell.name] = facts | {"name": cell.name, "seed": cell.seed}
-    return cells
-
-
-def _sharing(cells: Mapping[str, Experiment]) -> dict[str, Experiment]:
-    """Each network is trained by the first cell that has it, and taken by those after it."""
-    trained: dict[str, str] = {}
-    found = {}
-    for name, e in cells.items():
-        of = {}
-        for part in ("content", "motion"):
-            first = trained.setdefault(digest(part, *(getattr(e, fact) for fact in _decides(part))), name)
-            if first != name:
-                of[f"{part}_of"] = first
-        found[name] = e.model_copy(update=of)
-    return found
-
-
-def _protocols(written: Mapping[str, Mapping]) -> dict[str, Protocol]:
-    for name in written:
-        if name in PROTOCOLS:
-            raise ConfigError(f"protocols.{name}: a named protocol can't be changed; nearest: '{name}-mine'")
-    made = {name: own(name, OwnProtocol.model_validate(facts)) for name, facts in written.items()}
-    for name, p in made.items():
-        if p.low >= p.high:
-            raise ConfigError(f"protocols.{name}.low: {p.low:g} is not below high = {p.high:g}; nearest: -1")
-    return made
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML where a key stands once: the plain loader keeps the last of two without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise ConfigError(f"line {key.start_mark.line + 1}: key '{key.value}' stands here twice")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def load(path: str | Path = "params.yaml") -> Params:
-    """Read and check a params file. Raises ConfigError."""
-    path = Path(path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; run from the project's root or give --params") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, Mapping):
-        raise ConfigError(
-            f"{path}: {faults.shown(raw)} is not a group of keys; needs {', '.join(Document.model_fields)}"
-        )
-    return resolve(raw, str(path))
-
-
-def _possible(experiment: Experiment, params: Params) -> None:
-    """Combinations that no single field can see."""
-    where, name = f"experiments.{experiment.name}", experiment.dataset
-    if name not in params.datasets:
-        raise ConfigError(f"{where}.dataset: no dataset '{name}'{faults.nearest(name, params.datasets)}")
-    dataset = params.datasets[name]
-    for part, steps in (("content", "content_steps"), ("motion", "steps")):
-        facts = getattr(experiment, part)
-        halvings = len(facts.network.multipliers) - 1
-        if dataset.resolution % 2**halvings:
-            nearest = max(1, round(dataset.resolution / 2**halvings)) * 2**halvings
-            raise ConfigError(
-                f"{where}.{part}.network.multipliers: {faults.shown(facts.network.multipliers)} halves "
-                f"{halvings} times, which resolution {dataset.resolution} of dataset '{name}' can't be; "
-                f"nearest resolution: {nearest}"
-            )
-        sizes = [dataset.resolution // 2**level for level in range(halvings + 1)]
-        for size in facts.network.attention:
-            if size not in sizes:
-                raise ConfigError(
-                    f"{where}.{part}.network.attention: no feature map has size {size}; "
-                    f"nearest: {min(sizes, key=lambda s: abs(s - size))}"
-                )
-            fault = facts.network.heads_fault(sizes.index(size))
-            if fault:
-                raise ConfigError(f"{where}.{part}.network.{fault}")
-        asked, there = getattr(experiment.sampling, steps), facts.diffusion.steps
-        if asked > there:
-            raise ConfigError(
-                f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
-                f"nearest: {there}"
-            )
-    for part in ("content", "motion"):
-        _shared(experiment, params, part)
-    known = {**PROTOCOLS, **params.protocols}
-    for k, protocol in enumerate(experiment.metrics.protocols):
-        if protocol not in known:
-            raise ConfigError(
-                f"{where}.metrics.protocols.{k}: no protocol '{protocol}'{faults.nearest(protocol, known)}"
-            )
-    sampling = experiment.sampling
-    if sampling.frames and sampling.frames > experiment.frames and not sampling.time_grid:
-        raise ConfigError(
-            f"{where}.sampling.frames: {sampling.frames} is more than the {experiment.frames} frames of the motion "
-            "network's time grid; say what those beyond are: time_grid: clamp or stretch"
-        )
-    if experiment.frames > dataset.min_frames:
-        raise ConfigError(
-            f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
-            f"dataset '{name}' are sure to have (min_frames); nearest: {dataset.min_frames}"
-        )
-
-
-def _decides(part: str) -> tuple[str, ...]:
-    """The facts of an experiment that decide about this network."""
-    return ("dataset", "seed", "class_conditioning", part, *(("frames",) if part == "motion" else ()))
-
-
-def _shared(experiment: Experiment, params: Params, part: str) -> None:
-    """Another experiment's network must be what this one would have trained."""
-    name, key = getattr(experiment, f"{part}_of"), f"{part}_of"
-    if name is None:
-        return
-    where = f"experiments.{experiment.name}.{key}"
-    others = {k: v for k, v in params.every.items() if getattr(v, key) is None and k != experiment.name}
-    if name not in others:
-        raise ConfigError(f"{where}: no experiment '{name}' that trains one{faults.nearest(name, others)}")
-    for fact in _decides(part):
-        if getattr(experiment, fact) != getattr(others[name], fact):
-            raise ConfigError(
-                f"{where}: '{name}' has another {fact}; make them the same, or drop {key} to train one's own"
-            )
-
-
-def schema() -> dict:
-    """JSON schema of params.yaml as written: presets and experiments may leave any key out."""
-    return Document.model_json_schema() | {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "params.yaml",
-    }
-
-
-def unlike_paper(experiment: Experiment) -> list[str]:
-    """Every switch that is not as in the paper, by its key in params.yaml: `key: value`.
-
-    The defaults are the paper's. Sizes, training and the SpyNet file are not switches.
-    """
-    groups = [
-        ("content", experiment.content, {"network", "training", "diffusion"}),
-        ("content.diffusion", experiment.content.diffusion, {"steps"}),
-        ("motion", experiment.motion, {"network", "training", "diffusion", "spynet"}),
-        ("motion.diffusion", experiment.motion.diffusion, {"steps"}),
-    ]
-    found = [
-        f"{where}.{key}: {faults.shown(value)}"
-        for where, facts, apart in groups
-        for key, value in facts
-        if key not in apart and value != type(facts).model_fields[key].default
-    ]
-    correlation = experiment.sampling.noise_correlation
-    return found + ([f"sampling.noise_correlation: {correlation}"] if correlation else [])
-
-
-def digest(*facts: Any) -> str:
-    """A short hash of facts: what decides whether two runs are the same run."""
-
-    def plain(value):
-        return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-
-    text = json.dumps([plain(f) for f in facts], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

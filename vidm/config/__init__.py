@@ -1,0 +1,52 @@
+"""The facts of an experiment: params.yaml, read, merged and checked.
+
+One file serves Snakemake (configfile), DVC (params) and this package. An experiment is a deep merge of the
+presets it names, in order, and its own keys; the last one wins. What comes out is frozen.
+"""
+
+from vidm.config.described import digest, unlike_paper
+from vidm.config.facts import (
+    SPYNETS,
+    WEIGHT_FILES,
+    Content,
+    Dataset,
+    Diffusion,
+    Document,
+    Experiment,
+    Metrics,
+    Motion,
+    Network,
+    Params,
+    Procedural,
+    Recipe,
+    Running,
+    Sampling,
+    Training,
+)
+from vidm.config.reading import load, resolve, schema
+from vidm.faults import ConfigError
+
+__all__ = [
+    "SPYNETS",
+    "WEIGHT_FILES",
+    "ConfigError",
+    "Content",
+    "Dataset",
+    "Diffusion",
+    "Document",
+    "Experiment",
+    "Metrics",
+    "Motion",
+    "Network",
+    "Params",
+    "Procedural",
+    "Recipe",
+    "Running",
+    "Sampling",
+    "Training",
+    "digest",
+    "load",
+    "resolve",
+    "schema",
+    "unlike_paper",
+]
