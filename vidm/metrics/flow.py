@@ -34,8 +34,8 @@ def still(reference: Tensor, _: Tensor) -> Tensor:
     return reference.new_zeros(len(reference), 2, *reference.shape[-2:])
 
 
-def network(path: Path | None, device: torch.device) -> SpyNet:
-    """A SpyNet with the weights of a file, or with the fetched ones. Raises InputError."""
+def network(path: Path, device: torch.device) -> SpyNet:
+    """A SpyNet with the weights of a file. Raises InputError."""
     tensors, _ = weights.load("spynet", path)
     made = SpyNet()
     try:
@@ -80,9 +80,9 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def compare(
-    named: Mapping[str, Path | None], real: Path | None, frames: tuple[int, int], sides: Sequence[int], scenes: int
+    named: Mapping[str, Path], real: Path | None, frames: tuple[int, int], sides: Sequence[int], scenes: int
 ) -> str:
-    """A table: for each of the weights, and for zero flow, each error. None as a path: the fetched weights.
+    """A table: for each of the weights, and for zero flow, each error.
 
     sides: pixels of both kinds of pictures. Raises InputError.
     """
