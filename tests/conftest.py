@@ -42,6 +42,12 @@ def golden() -> dict:
 
 
 @pytest.fixture(scope="session")
+def q(golden) -> dict:
+    """Those of the official diffusion."""
+    return {key[2:]: value for key, value in golden.items() if key.startswith("q/")}
+
+
+@pytest.fixture(scope="session")
 def detector():
     """The real detector; a skip where its weights can't be had."""
     from vidm.metrics.i3d import load_i3d
