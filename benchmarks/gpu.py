@@ -283,14 +283,14 @@ def sampling(b: Bench, e: Experiment, size: int, count: int) -> None:
     naive = naive_video(b, e, size, count)
     b.row(f"sample {e.name}: naive, 100 steps, {VIDEO} frames", videos_s=count / naive, ratio=1.0)
     networks = [made(e, part, size, b).eval() for part in ("content", "motion")]
-    for name, sampler, steps in (
-        ("default", laptop.sampler, laptop.steps),
-        ("official number of steps", "ddpm", OFFICIAL_STEPS),
+    for name, first, sampler, steps in (
+        ("default", laptop.content_sampler, laptop.sampler, laptop.steps),
+        ("official number of steps", None, "ddpm", OFFICIAL_STEPS),
     ):
         for compiled in (False, True) if b.compile else (False,):
             few = min(steps, 4) if b.small else steps
             content = min(steps, 4) if b.small else laptop.content_steps
-            facts = {"sampler": sampler, "steps": few, "content_steps": content}
+            facts = {"sampler": sampler, "steps": few, "content_sampler": first, "content_steps": content}
             facts |= {"eta": float(sampler == "ddpm"), "precision": "bf16", "batch": count, "compile": compiled}
             rollout = Rollout(*networks, e.sampling.model_copy(update=facts), b.device)
             times = [b.seconds(partial(rollout.videos, noises, frames)) for _ in range(1 if b.small else 3)]

@@ -25,7 +25,6 @@ from vidm.diffusion.schedule import Schedule, at, respaced, space_timesteps
 OFFICIAL = Diffusion(loss="mse", variance="learned-range", weighting="p2")
 TABLES = ("betas", "posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1")
 TABLES += ("posterior_mean_coef2",)
-VARIANCES = ("fixed-small", "fixed-large", "learned-range")
 
 
 # Tables.

@@ -49,7 +49,7 @@ def train(
 
     `runs`: folder of checkpoints, from which the same call goes on.
     `spynet`: pretrained weights as `vidm weights fetch` makes them, or a port's file; where it is None, the file that
-    the experiment names, or the fetched or shipped one.
+    the experiment names, or the fetched one.
     Raises InputError where the store or the weights do not fit the experiment.
     """
     e = params.experiment(experiment)
