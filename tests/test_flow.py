@@ -93,6 +93,39 @@ def test_the_loss_is_the_sum_of_each_levels_error_in_its_own_pixels():
     assert_close(flow.level_loss(off, made), torch.tensor(15.0))
 
 
+def test_the_photometric_loss_is_what_the_flow_leaves_of_the_difference():
+    """Whole pixels of a shift are found again at each level; a wrong flow leaves more than none."""
+    torch.manual_seed(0)
+    wide = F.interpolate(torch.rand(2, 3, 12, 12), size=(96, 96), mode="bicubic")
+    flows, references, supportings = [], [], []
+    for level in (1, 0):
+        picture, by = F.avg_pool2d(wide, 2**level), 4 >> level
+        side = 64 >> level
+        references.append(picture[..., :side, by : by + side])
+        supportings.append(picture[..., :side, :side])
+        flows.append(torch.tensor([float(by), 0.0]).view(1, 2, 1, 1).expand(2, 2, side, side))
+
+    def loss(sign):
+        inner = [v[..., 8:-8, 8:-8] for f, a, b in zip(flows, references, supportings, strict=True) for v in (f, a, b)]
+        return float(flow.photometric_loss([sign * f for f in inner[::3]], inner[1::3], inner[2::3]))
+
+    assert loss(1) < 0.2 * loss(0) < 0.2 * loss(-1)
+    exact = [torch.zeros_like(f) for f in flows]
+    assert flow.photometric_loss(exact, references, references) == pytest.approx(2 * flow.SOFT)
+
+
+def test_what_changes_beside_motion_weighs_less(sky):
+    made = drawn(count=64, size=32)
+    rng = Generator().manual_seed(0)
+    other = pairs.changed(rng, made)
+    same = (other.reference == made.reference).all(1, keepdim=True)
+    assert (other.weight[same] > 0.99).all() and (other.weight[~same] < 1).any()
+    touched = (other.weight < 0.9).flatten(1).any(1).float().mean()
+    assert 0.1 < touched < 0.6
+    for kept in ("supporting", "flow"):
+        assert_close(getattr(other, kept), getattr(made, kept), rtol=0, atol=0)
+
+
 def test_errors_count_by_their_weight():
     truth, found, weight = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(1, 1, 2, 2)
     found[0, 0, 0, 0], found[0, 1, 1, 1] = 3, 100
@@ -109,6 +142,9 @@ def test_the_schedule():
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == flow.RATE and rates[-1] == pytest.approx(flow.LAST * flow.RATE)
     assert flow.rate_at(0, 0) < flow.RATE / 10
+    assert flow.photometric_at(flow.FROM) == 0 < flow.photometric_at(0.75) < flow.photometric_at(1) == flow.PHOTOMETRIC
+    for finest in (3, 4, 5):
+        assert {flow.level_of(0, step, finest) for step in range(50)} == set(range(3, finest + 1))
 
 
 def test_levels_of_a_coarse_picture_are_those_of_the_whole():

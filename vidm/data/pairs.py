@@ -1,8 +1,8 @@
 """Pairs of pictures with known flow, to train and to judge a flow network: the embedded sky and moving textures.
 
 A batch is a function of (seed, step) alone. A part of it are pairs of the embedded sky, the rest moving textures
-(textures.py), some of which show the sky's pictures. Both pictures of a pair then get other light, noise and sharpness:
-what a flow network has to bear. No one's videos are in it.
+(textures.py), some of which show the sky's pictures. Some then show in places what the other picture has not, and both
+get other light, noise and sharpness: what a flow network has to bear. No one's videos are in it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from vidm.data.procedural import Scene
-from vidm.data.textures import Pairs, chance, log_uniform, moving, textures, uniform
+from vidm.data.textures import Pairs, chance, log_uniform, moving, noise, textures, uniform
 from vidm.progress import bar
 
 SIDE = 128  # of the rendered sky
 SKY, SKY_TEXTURE = 0.4, 0.2  # shares of a batch
+CHANGED = 0.4  # share of pairs whose pictures differ by more than motion
 
 
 def _tensor(frame: np.ndarray) -> Tensor:
@@ -27,7 +28,7 @@ def _tensor(frame: np.ndarray) -> Tensor:
 class Sky:
     """Pairs of the embedded sky in memory: frame 0 of scenes, and later times of each, with flow and weight.
 
-    scenes: how many; 0.3 MB each. Times are up to 4 frames, 0.3 to 20 pixels of 128. The weight is 1 where cloud is
+    scenes: how many; 0.3 MB each. Times are up to 6 frames, 0.6 to 30 pixels of 128. The weight is 1 where cloud is
     opaque and on the ground, a tenth elsewhere: what a veil shows has two motions.
     """
 
@@ -43,7 +44,7 @@ class Sky:
             for i in range(scenes):
                 scene = Scene(seed, split, i, size=SIDE)
                 self.first[i] = _tensor(scene.frame(0))
-                for k, time in enumerate(np.exp(rng.uniform(np.log(0.1), np.log(4), self.TIMES))):
+                for k, time in enumerate(np.exp(rng.uniform(np.log(0.2), np.log(6), self.TIMES))):
                     self.later[i, k] = _tensor(scene.frame(time))
                     self.flow[i, k] = torch.from_numpy(scene.flow(0, time))
                     sure = np.maximum(scene.mask(0, time), scene.ground).clip(0.1, 1)
@@ -92,7 +93,20 @@ def batch(sky: Sky, seed: int, step: int, count: int, size: int) -> Pairs:
     made = moving(rng, size, canvas, over)
     if skies:
         made = Pairs(*(torch.cat(v) for v in zip(sky.pairs(rng, skies, size), made, strict=True)))
-    return turned(rng, seen(rng, made))
+    return turned(rng, seen(rng, changed(rng, made)))
+
+
+def changed(rng: Generator, pairs: Pairs) -> Pairs:
+    """The reference shows something of another pair in places, as clouds form and dissolve; these weigh less."""
+    count, size = len(pairs.flow), pairs.flow.shape[-1]
+    edge = log_uniform(rng, count, 2, 20)
+    mask = torch.sigmoid(
+        edge * (noise(rng, count, 1, max(2, size))[..., :size, :size] - uniform(rng, count, -0.3, 1.5))
+    )
+    mask = mask * uniform(rng, count, 0.1, 1) * chance(rng, count, CHANGED)
+    other = pairs.supporting.roll(1, 0)
+    reference = pairs.reference + mask * (other - pairs.reference)
+    return pairs._replace(reference=reference, weight=pairs.weight * (1 - mask))
 
 
 def seen(rng: Generator, pairs: Pairs) -> Pairs:

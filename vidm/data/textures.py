@@ -78,13 +78,13 @@ def textures(rng: Generator, count: int, side: int) -> Tensor:
 def motion(rng: Generator, count: int, size: int) -> Tensor:
     """Smooth flows on the finer grid, (count, 2, FINER size, FINER size), in pixels of the picture.
 
-    A shift, of a 500th to a sixth of the picture; turning, growing, shearing; and a warp that varies smoothly.
+    A shift, of a 300th to a quarter of the picture; turning, growing, shearing; and a warp that varies smoothly.
     """
     grid = FINER * size
     line = (torch.arange(grid) + 0.5) / grid - 0.5
     x, y = line.expand(grid, grid), line[:, None].expand(grid, grid)
     angle = uniform(rng, count, 0, 2 * math.pi)
-    shift = log_uniform(rng, count, 0.002, 0.16) * torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)
+    shift = log_uniform(rng, count, 0.003, 0.25) * torch.cat([torch.cos(angle), torch.sin(angle)], dim=1)
     linear = 0.1 * uniform(rng, count, 0, 1) ** 2 * torch.randn(count, 4, 1, 1, generator=rng)
     a, b, c, d = linear.split(1, dim=1)
     affine = torch.cat([a * x + b * y, c * x + d * y], dim=1)

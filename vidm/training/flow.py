@@ -1,11 +1,15 @@
 """SpyNet from nothing, on pictures with known flow: coarse to fine, as the original was trained.
 
-    L = sum over levels l of mean |flow_l - truth_l|, each in its own pixels
+    L = sum over levels l of mean |flow_l - truth_l| + w mean |warp(supporting_l, flow_l) - reference_l|
+
+Flows are in pixels of their level, pictures as SpyNet normalises them. w grows from zero over the second half of the
+time. It makes the flow one that explains the other picture where no motion does: clouds change while they move.
 
 The coarse levels come first, together, on the small pictures that they see. When their share of the time is over, the
-next finer one starts as a copy of the finest so far, and all go on. A level has four times the pixels of the one
-before, so coarse ones cost little. The original trains one level at a time; the coarsest see a few pixels here, and
-cost less than the making of their pictures.
+next finer one starts as a copy of the finest so far. From then on a step is of any of the levels that had their turn
+and of all that are coarser than it, at the same number of pixels: whole pictures alone would show the coarse levels,
+which find the large motions, a sixteenth of them and less. The original trains one level at a time; the coarsest see a
+few pixels here, and cost less than the making of their pictures.
 
 The time is what is given, not a number of steps: the rate falls over its last part. On a CPU it is processor time,
 which other programs don't spend. A run that was stopped goes on; with fewer minutes it comes to its end at once. Levels
@@ -32,15 +36,17 @@ from torch.nn import functional as F
 from vidm import __version__, machine
 from vidm.data.pairs import Sky, batch, wind
 from vidm.data.textures import Pairs
+from vidm.diffusion.losses import charbonnier
 from vidm.errors import Interrupted
 from vidm.files import replacing
-from vidm.models.spynet import LEVELS, SpyNet, endpoint_error
+from vidm.models.spynet import LEVELS, SpyNet, endpoint_error, warp
 from vidm.progress import bar
 from vidm.training.checkpoint import Checkpoints, State
 from vidm.training.interrupt import Asked
 from vidm.training.optimisation import ema_model
 
-TURNS = {3: 0.3, 4: 0.55, 5: 1.0}  # the finest level that is trained, and the share of the time when its turn ends
+TURNS = {3: 0.2, 4: 0.4, 5: 1.0}  # the finest level that is trained, and the share of the time when its turn ends
+PHOTOMETRIC, FROM, SOFT = 30.0, 0.5, 1e-3  # w at the end, when it starts to grow, and eta of its penalty
 # Sides of pictures at the finest level; of coarser ones what the pyramid makes of these. All by 32.
 SIDES, WHOLE = (32, 64, 64, 64, 128), (32, 64, 128, 256)
 PIXELS, MOST = 16384, 64  # of a batch, and pictures
@@ -73,6 +79,17 @@ def rate_at(progress: float, since: int) -> float:
     return RATE * min(1.0, (since + 1) / WARM) * (LAST + (1 - LAST) * 0.5 * (1 + math.cos(math.pi * late)))
 
 
+def level_of(seed: int, step: int, finest: int) -> int:
+    """The level that a step's pictures are for, when those up to `finest` had their turn."""
+    first = level_at(0)
+    return first + int(np.random.default_rng([seed, step]).integers(finest - first + 1))
+
+
+def photometric_at(progress: float) -> float:
+    """w of the loss."""
+    return PHOTOMETRIC * max(0.0, (progress - FROM) / (1 - FROM))
+
+
 def sides(level: int) -> list[int]:
     """Sides of the pictures that a level is trained on, when it is the finest."""
     if level == LEVELS - 1:
@@ -94,6 +111,14 @@ def level_loss(flows: list[Tensor], pairs: Pairs) -> Tensor:
     for k, flow in enumerate(reversed(flows)):
         truth, weight = (F.avg_pool2d(v, 2**k) for v in (pairs.flow / 2**k, pairs.weight))
         total = total + endpoint_error(flow, truth, weight)
+    return total
+
+
+def photometric_loss(flows: list[Tensor], references: list[Tensor], supportings: list[Tensor]) -> Tensor:
+    """What the flow of each level leaves of its pictures' difference (SpyNet.pyramid), summed; Charbonnier."""
+    total = flows[-1].new_zeros(())
+    for flow, reference, supporting in zip(flows, references, supportings, strict=True):
+        total = total + charbonnier(warp(supporting, flow), reference, SOFT).mean()
     return total
 
 
@@ -201,17 +226,21 @@ def train(plan: Plan, out: Path, folder: Path) -> str:
                     loop["since"].zero_()
 
                 # Gradients.
-                pairs = Pairs(*(v.to(device) for v in drawn(plan, sky, step, level)))
+                now = level_of(plan.seed, step, level)
+                pairs = Pairs(*(v.to(device) for v in drawn(plan, sky, step, now)))
                 with machine.autocast(device, plan.precision):
-                    flows = network.flows(pairs.reference, pairs.supporting, level + 1)
+                    flows = network.flows(pairs.reference, pairs.supporting, now + 1)
                 error = level_loss(flows, pairs)
+                value, weight = float(error.detach()), photometric_at(share)
+                if weight:
+                    pyramids = (network.pyramid(v, now + 1) for v in (pairs.reference, pairs.supporting))
+                    error = error + weight * photometric_loss(flows, *pyramids)
                 optimizer.zero_grad(set_to_none=True)
                 error.backward()
                 norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
 
-                # Weights, unless loss or gradients are not finite.
-                value = float(error.detach())
-                if math.isfinite(value) and math.isfinite(float(norm)):
+                # Weights, unless gradients are not finite.
+                if math.isfinite(float(norm)):
                     for group in optimizer.param_groups:
                         group["lr"] = rate_at(share, int(loop["since"]))
                     optimizer.step()
@@ -221,9 +250,9 @@ def train(plan: Plan, out: Path, folder: Path) -> str:
                 loop["since"] += 1
 
                 # What people see, and what is kept.
-                now = spent()
-                loop["seconds"] += now - before
-                before, stop = now, asked.signal
+                clock = spent()
+                loop["seconds"] += clock - before
+                before, stop = clock, asked.signal
                 passed = int(min(budget, float(loop["seconds"]))) - progress.done
                 progress.advance(passed, f"step {step}, level {level}, loss {loss:.3f}")
                 if time.monotonic() - saved > 60 * plan.checkpoint_minutes and not stop:
