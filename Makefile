@@ -35,9 +35,9 @@ results/%: $(READY) FORCE
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# Without weights the lab opens all the same: notebooks 04 and 06 alone need them. It asks no server for news.
+# Without weights the lab opens all the same: notebook 06 alone needs them. It asks no server for news.
 lab: $(READY)
-	@$(VENV)/bin/vidm weights fetch spynet i3d || echo "lab: notebooks 04 and 06 will ask for these weights again" >&2
+	@$(VENV)/bin/vidm weights fetch i3d || echo "lab: notebook 06 will ask for these weights again" >&2
 	@$(VENV)/bin/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
 	    $(LAB) notebooks
 

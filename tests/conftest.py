@@ -63,8 +63,7 @@ def smoke(tmp_path_factory) -> Project:
     """The smoke experiment from nothing to its page of figures, once for all tests that look at it."""
     folder = tmp_path_factory.mktemp("smoke")
     try:
-        for name in ("spynet", "i3d"):
-            weights.fetch(name)
+        weights.fetch("i3d")
     except InputError as error:
         pytest.skip(str(error))
     project = copy(folder / "a project")

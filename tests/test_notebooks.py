@@ -28,7 +28,7 @@ TEACHING = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIGURES = sorted((ROOT / "notebooks/figures").glob("*.ipynb"))
 TOOLS = Path(sys.executable).parent
 # Names of weights that a notebook needs, and its parameters at smoke size.
-NEEDS = {"04": ["spynet"], "06": ["spynet", "i3d"]}
+NEEDS = {"06": ["i3d"]}
 SMOKE = {"06": {"clips": 6, "content_steps": 6, "motion_steps": 4, "measured": 2}}
 SLOW = {"04", "06"}
 
@@ -237,7 +237,7 @@ class Lab:
 def lab_command() -> list[str]:
     """What `make lab` starts, with this interpreter's tools."""
     fetch, lab = recipe("lab")
-    assert fetch[:5] == [str(TOOLS / "vidm"), "weights", "fetch", "spynet", "i3d"]
+    assert fetch[:4] == [str(TOOLS / "vidm"), "weights", "fetch", "i3d"]
     assert lab[:2] == [str(TOOLS / "jupyter"), "lab"]
     return lab
 

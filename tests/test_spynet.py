@@ -1,19 +1,20 @@
-"""The pretrained SpyNet against a motion that is known: the wind of the embedded sky."""
+"""The pretrained SpyNets against a motion that is known: the wind of the embedded sky."""
 
 import numpy as np
 import pytest
 import torch
 
 from vidm import weights
+from vidm.config import SPYNETS
 from vidm.data.procedural import Scene
 from vidm.errors import InputError
 from vidm.models.spynet import SpyNet
 
 
-@pytest.fixture(scope="module")
-def spynet():
+@pytest.fixture(scope="module", params=SPYNETS.values())
+def spynet(request):
     try:
-        tensors, _ = weights.load("spynet")
+        tensors, _ = weights.load(request.param)
     except InputError as error:
         pytest.skip(f"no pretrained SpyNet: {error}")
     network = SpyNet()

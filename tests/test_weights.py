@@ -164,8 +164,21 @@ def test_unknown_names_and_bad_folders(monkeypatch, tmp_path):
 def test_the_table_names_licence_and_state(cache):
     text = weights.table()
     for entry in weights.REGISTRY.values():
-        assert entry.requirement in text and entry.licence in text and entry.sha256 in text
-    assert text.count("not here yet") == len(weights.REGISTRY)
+        assert getattr(entry, "requirement", "this package") in text and entry.licence in text and entry.sha256 in text
+    assert text.count("not here yet") == len([e for e in weights.REGISTRY.values() if hasattr(e, "requirement")])
+
+
+def test_what_the_package_ships_is_there_and_small(cache, tmp_path):
+    shipped = [entry for entry in weights.REGISTRY.values() if isinstance(entry, weights.Shipped)]
+    for entry in shipped:
+        assert weights.fetch(entry.name) == entry.path  # no network: the cache is empty
+        copy = weights.fetch(entry.name, tmp_path / "copy.safetensors")
+        assert sha(copy.read_bytes()) == entry.sha256
+        tensors, note = weights.load(entry.name)
+        assert note["licence"] == entry.licence and all(v.isfinite().all() for v in tensors.values())
+        assert entry.sha256 in (entry.path.parent / "card.md").read_text(encoding="utf-8")
+    folder = shipped[0].path.parents[1]
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8e6
 
 
 def real(name):

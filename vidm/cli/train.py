@@ -27,13 +27,13 @@ def content(experiment: Experiment, frames: Frames, out: Weights, runs: Runs = R
 
 @app.command(
     epilog="Example: vidm train motion sky --frames data/frames/sky.h5 "
-    "--spynet data/weights/spynet.safetensors --out models/sky/motion.safetensors"
+    "--spynet data/weights/spynet-procedural.safetensors --out models/sky/motion.safetensors"
 )
 def motion(
     experiment: Experiment,
     frames: Frames,
     out: Weights,
-    spynet: Annotated[Path | None, typer.Option(help="pretrained SpyNet; default: fetched")] = None,
+    spynet: Annotated[Path | None, typer.Option(help="pretrained SpyNet; default: what the experiment names")] = None,
     runs: Runs = RUNS,
     params: Params = PARAMS,
 ):

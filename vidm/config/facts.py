@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=NAME)]
 WEIGHT_FILES = (".safetensors", ".pytorch", ".pth")
-SPYNETS = {"basicvsr": "spynet"}  # what `vidm weights fetch` calls them
+SPYNETS = {"procedural": "spynet-procedural", "basicvsr": "spynet"}  # what `vidm weights fetch` calls them
 # pydantic writes the pattern of a dict's keys into the schema, and still allows the others.
 CLOSED_FACTS = {"json_schema_extra": {"additionalProperties": False}}
 CLOSED = Field(**CLOSED_FACTS)
@@ -178,8 +178,8 @@ class Motion(Facts):
         "a second U-Net's output as in Algorithm 1, not at all",
     )
     spynet: str = Field(
-        "basicvsr",
-        description="pretrained start of the motion code's network: basicvsr, none, or a file",
+        "procedural",
+        description="pretrained start of the motion code's network: procedural (ours), basicvsr, none, or a file",
     )
     spynet_range: Literal["unit", "signed"] = Field(
         "unit", description="SpyNet's input: unit [0, 1], signed [-1, 1] as in the official code"
