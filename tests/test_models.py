@@ -48,6 +48,7 @@ FORMS = [
     {"implicit": False},
     {"previous": True},
     {"spynet_levels": "by-size"},
+    {"spynet_finetuned": False},
     {"residual": "none"},
     {"residual": "features-n"},
     {"residual": "output"},

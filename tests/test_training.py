@@ -1,18 +1,21 @@
 """The loop against hand-made truth, and training runs that must repeat themselves."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
 
-from vidm import config
+from vidm import config, weights
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
-from vidm.models import trained
+from vidm.models import pretrained, trained
 from vidm.models.spynet import SpyNet
 from vidm.training import content, motion
 from vidm.training.motion import augmented
@@ -135,3 +138,29 @@ def test_a_spynet_of_ones_own(params, store, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"other\.pth: not the weights of a six-level SpyNet"):
         motion.train(params, "dots", store, tmp_path / "n.safetensors", spynet=tmp_path / "other.pth")
     assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_a_spynet_that_stays_as_it_is(params, store, tmp_path):
+    """Not fine-tuned it is the shipped one after training, and packed weights leave it out and find it again."""
+    facts = params.experiment("dots")
+    fixed = facts.motion.model_copy(update={"spynet": "procedural", "spynet_finetuned": False})
+    params = params.model_copy(update={"experiments": {"dots": facts.model_copy(update={"motion": fixed})}})
+    models, packed = tmp_path / "models", tmp_path / "packed"
+    content.train(params, "dots", store, models / "content.safetensors", tmp_path / "runs")
+    motion.train(params, "dots", store, models / "motion.safetensors", tmp_path / "runs")
+    whole, _ = trained.load(models / "motion.safetensors", "motion", torch.device("cpu"))
+    shipped = SpyNet()
+    shipped.load_pretrained(weights.load("spynet-procedural")[0])
+    assert_close(whole.spynet.state_dict(), shipped.state_dict(), rtol=0, atol=0)
+
+    pretrained.pack(params, "dots", models, None, packed)
+    path = pretrained.find("packed", packed).path("motion")
+    with safe_open(path, "pt") as file:
+        assert not [key for key in file.keys() if key.startswith("spynet")]  # noqa: SIM118
+    found, notes = trained.load(path, "motion", torch.device("cpu"))
+    assert_close(found.spynet.state_dict(), shipped.state_dict(), rtol=0, atol=0)
+
+    other = tmp_path / "other.safetensors"
+    save_file(load_file(path), other, metadata={trained.KEY: json.dumps(notes | {"spynet_sha256": "0" * 64})})
+    with pytest.raises(InputError, match="lacks its SpyNet, and this version of vidm has another"):
+        trained.load(other, "motion", torch.device("cpu"))

@@ -187,11 +187,16 @@ class Motion(Facts):
     spynet_levels: Literal["six", "by-size"] = Field(
         "six", description="SpyNet's pyramid; by-size: halved while a side is over 32 pixels, as the original"
     )
+    spynet_finetuned: bool = Field(
+        True, description="SpyNet learns with the network, as in the paper; off: it stays as it is", exclude_if=bool
+    )
     conditioning_noise: Fraction = Field(0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper")
 
     @model_validator(mode="after")
     def _spynet_is_known(self) -> Motion:
         known = (*SPYNETS, "none")
+        if self.spynet == "none" and self.implicit and not self.spynet_finetuned:
+            raise ValueError("spynet_finetuned: false with spynet: none leaves it random; nearest: true")
         if self.spynet in known:
             return self
         path = Path(self.spynet)

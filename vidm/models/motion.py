@@ -56,6 +56,8 @@ class MotionNetwork(nn.Module):
         self.embedding = None if facts.posgn else Embedding(network.channels, classes)
         ranged = (-1, 1) if facts.spynet_range == "signed" else (0, 1)
         self.spynet = SpyNet(ranged, facts.spynet_levels) if facts.implicit else None
+        if self.spynet is not None and not facts.spynet_finetuned:
+            self.spynet.requires_grad_(False)
         self.residual_sees = SEES[facts.residual]
         if facts.residual == "none":
             self.residual = None

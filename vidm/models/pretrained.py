@@ -107,7 +107,10 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         "measured": _summary(measured),
     }
     for part in PARTS:
-        about["checkpoints"][part]["sha256"] = _half(models / f"{part}.safetensors", out / f"{part}.safetensors")
+        # A SpyNet that stayed as the package ships it is there once for all.
+        apart = trained.SPYNET if part == "motion" and trained.shares_spynet(notes[part]) else None
+        made = _half(models / f"{part}.safetensors", out / f"{part}.safetensors", apart)
+        about["checkpoints"][part]["sha256"] = made
     _write(out / FACTS, json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n")
     _write(out / CARD, card(about))
     files = [*(f"{part}.safetensors" for part in PARTS), FACTS, CARD]
@@ -117,11 +120,15 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     return f"{out}: {size:.2f} MB, {parameters:.2f} M parameters in half precision"
 
 
-def _half(source: Path, target: Path) -> str:
-    """A copy in half precision with the same notes; its hash. Raises InputError where a weight is too large for it."""
+def _half(source: Path, target: Path, apart: str | None) -> str:
+    """A copy in half precision with the same notes, without tensors whose names start with `apart`; its hash.
+
+    Raises InputError where a weight is too large for it.
+    """
     with safe_open(source, "pt") as file:
         note = file.metadata()[trained.KEY]
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    state = {key: value for key, value in state.items() if apart is None or not key.startswith(apart)}
     halves = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     for key, value in halves.items():
         if not bool(value.isfinite().all()):

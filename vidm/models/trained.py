@@ -17,15 +17,17 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from vidm.config import Content, Motion
+from vidm import weights
+from vidm.config import SPYNETS, Content, Motion
 from vidm.errors import InputError
 from vidm.files import replacing
 from vidm.models.content import ContentNetwork
 from vidm.models.motion import MotionNetwork
 
 KEY = "vidm"
+SPYNET = "spynet."  # how names of its tensors start
 
 
 def build(part: str, facts: Content | Motion, size: int, frames: int, classes: int = 0) -> nn.Module:
@@ -64,10 +66,28 @@ def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[s
     try:
         facts = {"content": Content, "motion": Motion}[part].model_validate(notes["facts"])
         network = build(part, facts, notes["size"], notes["frames"], len(notes["classes"]))
-        network.load_state_dict(state, strict=True)
+        network.load_state_dict(state | _shared(path, network, state, notes), strict=True)
     except (KeyError, ValidationError, RuntimeError):
         raise InputError(f"{path}: made by another version of vidm; train it again with vidm train {part}") from None
     return network.to(device, memory_format=torch.channels_last).eval(), notes
+
+
+def shares_spynet(notes: dict[str, Any]) -> bool:
+    """Whether a motion network's SpyNet is, unchanged, the one that comes with the package."""
+    facts = Motion.model_validate(notes["facts"])
+    entry = weights.REGISTRY.get(SPYNETS.get(facts.spynet, ""))
+    fixed = facts.implicit and not facts.spynet_finetuned
+    return fixed and isinstance(entry, weights.Shipped) and notes.get("spynet_sha256") == entry.sha256
+
+
+def _shared(path: Path, network: nn.Module, state: dict[str, Tensor], notes: dict[str, Any]) -> dict[str, Tensor]:
+    """The package's SpyNet, for a file that was packed without it. Raises InputError where it is another now."""
+    if getattr(network, "spynet", None) is None or any(key.startswith(SPYNET) for key in state):
+        return {}
+    if not shares_spynet(notes):
+        raise InputError(f"{path}: lacks its SpyNet, and this version of vidm has another; install that of its time")
+    network.spynet.load_pretrained(weights.load(SPYNETS[network.facts.spynet])[0])
+    return {f"{SPYNET}{key}": value for key, value in network.spynet.state_dict().items()}
 
 
 def file_sha256(path: Path) -> str:
