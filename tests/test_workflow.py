@@ -133,6 +133,7 @@ def test_ablations_train_what_differs_and_no_cell_twice(project):
         assert len(trained) == len(set(trained)) == 4 * 3
         assert all(f"sky-ablation-default-s{seed}" in trained for seed in range(3))
     assert len(set(re.findall(r"vidm evaluate (\S+) ", said))) == 7 * 3
+    assert "rule evaluate_cell:" in said and "rule evaluate:" not in said  # no entries of the report
     for seed in range(3):
         for row, part in (("without-truncation", "motion"), ("without-posgn", "content")):
             ours, theirs = (f"models/sky-ablation-{name}-s{seed}/{part}.safetensors" for name in (row, "default"))

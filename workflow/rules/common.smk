@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -175,6 +176,15 @@ def ablation(wildcards):
 def cells(wildcards):
     """The reports of all cells of an experiment's ablations."""
     return [f"results/{cell.name}_fvd.json" for cell in ablation(wildcards).each(wildcards.experiment)]
+
+
+# Of all ablations. They are no entries of the report: there are dozens, and figures and tables say what came out.
+CELLS = {cell.name for name in FACTS.ablations for cell in FACTS.ablation(name).each(name)}
+
+
+def reported(name, path, **entry):
+    """An experiment's file as an entry of the report."""
+    return path if name in CELLS else report(path, **entry)
 
 
 def samples_of_rows(wildcards):

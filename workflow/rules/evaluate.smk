@@ -43,6 +43,18 @@ rule evaluate:
         " --nearest {output.nearest:q} 2>&1 | tee {log:q}"
 
 
+if CELLS:
+
+    use rule evaluate as evaluate_cell with:
+        output:
+            fvd="results/{experiment}_fvd.json",
+            nearest="results/{experiment}/figures/nearest.png",
+        wildcard_constraints:
+            experiment="|".join(map(re.escape, sorted(CELLS))),
+
+    ruleorder: evaluate_cell > evaluate
+
+
 rule ablations:
     """Every cell is an experiment, with files of its own: what was made stays made, in whatever order."""
     input:

@@ -12,7 +12,8 @@ for name in FACTS.every:
                 motion=f"models/{name}/motion.safetensors",
             output:
                 samples=f"results/{name}/samples/samples.h5",
-                sheet=report(
+                sheet=reported(
+                    name,
                     f"results/{name}/samples/contact_sheet.png",
                     category="Samples",
                     caption="../report/contact_sheet.rst",
@@ -73,7 +74,8 @@ for name in FACTS.every:
                 shards(name)[1:],
             output:
                 samples=f"results/{name}/samples/samples.h5",
-                sheet=report(
+                sheet=reported(
+                    name,
                     f"results/{name}/samples/contact_sheet.png",
                     category="Samples",
                     caption="../report/contact_sheet.rst",
