@@ -163,15 +163,19 @@ def fetch(name: str, out: Path | None = None) -> Path:
     not the pinned one.
     """
     entry = find(name)
-    kept = entry.path if isinstance(entry, Shipped) else _kept(entry, folder())
-    if sha256(kept) != entry.sha256:
-        raise InputError(f"{kept}: missing or broken; install the package again")
+    kept = _shipped(entry) if isinstance(entry, Shipped) else _kept(entry, folder())
     if out is None:
         return kept
     out = Path(out)
     with replacing(out) as temporary:
         shutil.copyfile(kept, temporary)
     return out
+
+
+def _shipped(entry: Shipped) -> Path:
+    if sha256(entry.path) != entry.sha256:
+        raise InputError(f"{entry.path}: missing or broken; install the package again")
+    return entry.path
 
 
 def _kept(entry: Pretrained, cache: Path) -> Path:
