@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, metavar="STEPS")
     arguments = parser.parse_args()
     device = machine.prepare()
+    if not machine.has_bf16(device.type):
+        print("this device does not compute in bf16: variants called bf16 are fp32", file=sys.stderr)
     e = config.load(arguments.params).experiment(arguments.experiment)
     with FrameStore(arguments.frames) as store:
         for part in arguments.parts:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from vidm import config
+from vidm import config, machine
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.metrics import fvd, report, sources
@@ -272,7 +272,7 @@ def counted(monkeypatch):
     return counts
 
 
-def test_several_protocols_and_seeds_in_one_pass(detector, project, monkeypatch):
+def test_several_protocols_and_seeds_in_one_pass(detector, project, monkeypatch, capsys):
     """One decode for all; a protocol that differs in its statistics alone needs no features of its own."""
     rng = np.random.default_rng(7)
     real = rng.integers(0, 256, (4, 16, SIDE, SIDE, 3), np.uint8)
@@ -306,6 +306,10 @@ def test_several_protocols_and_seeds_in_one_pass(detector, project, monkeypatch)
     # Other pixels, another detector input or another precision are never answered from there.
     measured("vidm-script", cache=project / "cache")
     assert counts["detected"] == 6
+    monkeypatch.setattr(machine, "has_bf16", lambda kind: False)
+    exact, _ = measured("styleganv", cache=project / "cache", fast=True)
+    assert exact["detector"]["precision"] == "fp32" and "--fast is left out" in capsys.readouterr().err
+    monkeypatch.setattr(machine, "has_bf16", lambda kind: True)
     fast, text = measured("styleganv", cache=project / "cache", fast=True)
     assert counts["detected"] == 6 + 2, "and 2 clips again in full precision, for the error"
     assert 0 < fast["fast"]["relative_error_of_logits"] < 0.05 and "bf16" in text

@@ -1,6 +1,5 @@
 """The rollout against a naive loop, what is kept and for how long, and noise by address."""
 
-import math
 import re
 import time
 from collections import Counter
@@ -13,7 +12,6 @@ from torch.testing import assert_close
 
 from vidm.config import Content, Diffusion, Motion, Sampling
 from vidm.diffusion.samplers import Sampler
-from vidm.machine import control_group_memory
 from vidm.models import trained
 from vidm.models.posgn import PosGN, Tables, Where
 from vidm.sampling.clock import Clock
@@ -199,18 +197,6 @@ def test_the_clock_counts_every_part_once():
     assert 0.04 < clock.seconds["unet"] < 0.1 <= clock.seconds["coordinates"]
     assert sum(clock.seconds.values()) == pytest.approx(whole, abs=0.01)
     assert re.search(r"coordinates +0\.1. s .*\nscheduler", clock.table(whole))
-
-
-def test_memory_of_a_control_group(tmp_path):
-    job = tmp_path / "top" / "slurm" / "job_1"
-    job.mkdir(parents=True)
-    (tmp_path / "process").write_text("0::/slurm/job_1\n", encoding="utf-8")
-    assert control_group_memory(tmp_path / "process", tmp_path / "top") == math.inf
-    for folder, limit in ((job, "max"), (job.parent, "1000")):
-        (folder / "memory.max").write_text(f"{limit}\n", encoding="utf-8")
-        (folder / "memory.current").write_text("700\n", encoding="utf-8")
-        (folder / "memory.stat").write_text("anon 400\ninactive_file 200\n", encoding="utf-8")
-    assert control_group_memory(tmp_path / "process", tmp_path / "top") == 500  # the file cache is given back
 
 
 def test_noise_depends_on_its_address_alone():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from vidm.config import Experiment
 from vidm.data.store import FrameStore, StoreWriter
 from vidm.errors import InputError
+from vidm.machine import precision
 from vidm.models import trained
 from vidm.sampling import groups, run
 from vidm.sampling.noise import label_of
@@ -62,7 +63,8 @@ def test_what_is_left(params, models, tmp_path):
         assert (len(one), one.length(0), one.origin) == (2, 4, "generated")
     assert not list(Path("runs").rglob("*.h5")), "groups are dropped when all is there"
     sampling = groups.notes(a / "samples.h5")["sampling"]
-    assert {"sampler", "steps", "eta", "precision", "seeds"} <= sampling.keys()
+    assert {"sampler", "steps", "eta", "seeds"} <= sampling.keys()
+    assert sampling["precision"] == precision(torch.device("cpu"), params.experiment("dots").sampling.precision)
     assert sampling["seeds"] == {"seed": 0, "videos": [0, 1]}
 
 

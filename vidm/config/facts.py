@@ -150,7 +150,7 @@ class Training(Facts):
     # Written only where it is not the default: runs and weights from before it was a switch stay what they are.
     ema_warmup: bool = Field(True, description="the average starts short; off as in the official code", exclude_if=bool)
     flip: bool = Field(True, description="mirror half of the items, all frames of a triplet alike")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16 where the device computes in it, else fp32")
 
 
 class Content(Facts):
@@ -240,7 +240,7 @@ class Sampling(Facts):
     batch: Positive = Field(16, description="videos that pass the network at once")
     group: Positive = Field(32, description="videos in flight, batch by batch; a killed run goes on at the next group")
     shards: Positive = Field(1, description="jobs that the videos are spread over")
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="bf16 where the device computes in it, else fp32")
     compile: bool = Field(False, description="torch.compile, with CUDA graphs on a GPU; its rounding differs")
 
     @model_validator(mode="after")
@@ -286,6 +286,9 @@ class Running(Facts):
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
     checkpoint_minutes: float = Field(10.0, ge=0, description="between two checkpoints")
     keep: Positive = Field(3, description="checkpoints that stay, beside the one with the lowest loss")
+    snapshots: Annotated[int, Field(ge=0)] = Field(
+        0, description="copies of the averaged weights along the way, evenly spaced, in runs/; each is a whole file"
+    )
     preview_steps: Annotated[int, Field(ge=0)] = Field(500, description="between two pictures in runs/; 0: none")
     bad_steps: Positive = Field(20, description="steps in a row with gradients that are not finite, before it stops")
     dvclive: bool = Field(True, description="curves and pictures for DVC in runs/, where dvclive is installed")

@@ -7,6 +7,7 @@ evaluate     an experiment -> results/{experiment}_fvd.json
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,9 @@ def between(
         return table(more or {})
     rules = [find(name, more or {}) for name in protocols]
     device = machine.prepare()
+    if fast and not machine.has_bf16(device.type):
+        print("vidm fvd: --fast is left out: this device does not compute in bf16, fp32 is faster", file=sys.stderr)
+        fast = False
     models = _detectors(rules, device, fast)
     splits = {r.split for r in rules}
     real_source = {s: clipset.open_source(real, rules, None if s == "all" else s, size, cache) for s in splits}

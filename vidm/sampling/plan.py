@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vidm import machine
 from vidm.config import Experiment, Params, Sampling, digest
 from vidm.errors import InputError
 from vidm.faults import nearest
@@ -84,11 +85,12 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """What the report says under `sampling`."""
-        e, w = self.experiment, self.wish
+        e, w, device = self.experiment, self.wish, next(self.motion.parameters()).device
         facts = self.facts.model_dump(mode="json", exclude=APART) | {
             "seeds": {"seed": self.seeds[0], "videos": [self.numbers.start, self.numbers.stop - 1], **self._several},
             "frames": self.frames,
-            "device": next(self.motion.parameters()).device.type,
+            "device": device.type,
+            "precision": machine.precision(device, self.facts.precision),
             "motion": {
                 "conditioning_noise": e.motion.conditioning_noise,
                 "prediction": e.motion.diffusion.prediction,
