@@ -18,6 +18,7 @@ from vidm.errors import InputError
 from vidm.models import pretrained, trained
 from vidm.models.spynet import SpyNet
 from vidm.training import content, motion
+from vidm.training.loop import due
 from vidm.training.motion import augmented
 from vidm.training.optimisation import ema_model, learning_rate, optimizer_of
 
@@ -105,6 +106,24 @@ def test_training_repeats_itself(train, part, params, store, tmp_path):
         rows = list(csv.DictReader(file))
     assert rows[-1]["step"] == "3" and rows[-1]["samples"] == "6"
     assert 0.3 < float(rows[-1]["loss"]) < 1.5  # E|N(0, 1)| = 0.8 at the start
+
+
+def test_snapshots_along_the_way(params, store, tmp_path):
+    """Whole files of weights, evenly spaced, the last one with the weights of the end; the run is the same."""
+    train, runs = content.train, tmp_path / "runs"
+    train(params, "dots", store, tmp_path / "plain.safetensors", tmp_path / "others")
+    facts = params.experiment("dots")
+    facts = facts.model_copy(update={"running": config.Running(snapshots=2)})
+    train(params.model_copy(update={"experiments": {"dots": facts}}), "dots", store, tmp_path / "out.safetensors", runs)
+    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+    first, last = sorted(runs.rglob("snapshots/*.safetensors"))
+    found = [trained.load(path, "content", torch.device("cpu"))[1] for path in (first, last)]
+    assert [(notes["step"], notes["samples"]) for notes in found] == [(2, 4), (3, 6)]
+    assert 0 < found[0]["device_hours"] <= found[1]["device_hours"]
+    end = load_file(tmp_path / "out.safetensors")
+    assert_close(load_file(last), end, rtol=0, atol=0)
+    assert not torch.equal(load_file(first)["constant"], end["constant"])
+    assert [s for s in range(1, 11) if due(s, 4, 10)] == [3, 5, 8, 10] and not any(due(s, 0, 10) for s in range(1, 11))
 
 
 def test_a_store_that_does_not_fit_is_named(params, store, tmp_path):

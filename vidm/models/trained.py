@@ -8,6 +8,7 @@ one metadata key: the format writes several keys in no fixed order, and the file
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -38,10 +39,16 @@ def build(part: str, facts: Content | Motion, size: int, frames: int, classes: i
 
 
 def save(network: nn.Module, path: Path, notes: dict[str, Any]) -> None:
-    """Write weights and notes beside `path`, then rename. The same weights and notes give the same bytes."""
+    """Write weights and notes beside `path`, then rename. The same weights and notes give the same bytes.
+
+    Raises OSError where the disk is full.
+    """
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={KEY: json.dumps(notes, sort_keys=True)})
+        try:
+            save_file(state, temporary, metadata={KEY: json.dumps(notes, sort_keys=True)})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error)) from None
 
 
 def load(path: Path, part: str, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:

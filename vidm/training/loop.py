@@ -41,7 +41,8 @@ SCALARS = ("total", "counted", "bad", "seconds", "device_seconds")
 class Task:
     """What is trained. `batches(start)`: this process's share of steps start, start + 1, ...; `loss(network, batch)`:
     a scalar. `check()` is called before each save and raises where the data are no longer what they were.
-    `preview(network, path)` draws what the averaged weights make."""
+    `preview(network, path)` draws what the averaged weights make; `snapshot(network, path, step, hours)`
+    writes them, with what they cost so far in device hours."""
 
     name: str
     facts: Training
@@ -50,6 +51,7 @@ class Task:
     loss: Callable[[nn.Module, Batch], Tensor]
     check: Callable[[], None] = lambda: None
     preview: Callable[[nn.Module, Path], None] | None = None
+    snapshot: Callable[[nn.Module, Path, int, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,24 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
                     print(f"vidm: {picture}: not drawn ({error})", file=sys.stderr)
 
             # What is kept.
+            if first and task.snapshot and due(step, running.snapshots, facts.steps):
+                spent = float(loop["device_seconds"]) + clock.since() * accelerator.num_processes
+                path = folder / "snapshots" / checkpoints.path(step).name
+                try:
+                    task.snapshot(ema.module, path, step, spent / 3600)
+                except OSError as error:
+                    print(f"vidm: {path}: not written ({error.strerror or error})", file=sys.stderr)
             if first and (stop or end or clock.since() >= 60 * running.checkpoint_minutes):
                 saved = save()
             if stop and not end:
                 where = f"saved in {folder}; the same command goes on" if saved else "its last checkpoint is older"
                 raise Interrupted(f"{task.name}: {asked.signal or 'a signal'} at step {step} of {facts.steps}; {where}")
     return Fitted(ema.module, curve.smoothed, float(loop["seconds"]), float(loop["device_seconds"]))
+
+
+def due(step: int, snapshots: int, steps: int) -> bool:
+    """Whether one of so many snapshots, evenly spaced over all steps, is of this step. The last is of the last."""
+    return step * snapshots // steps > (step - 1) * snapshots // steps
 
 
 def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, name: str) -> int:

@@ -104,6 +104,26 @@ def train_part(
                 module.checkpointing = running.gradient_checkpointing
         if start:
             start(network)
+        about = {
+            "part": part,
+            "experiment": experiment.name,
+            "facts": getattr(experiment, part).model_dump(mode="json"),
+            "size": store.resolution,
+            "frames": experiment.frames,
+            "classes": classes,
+            "ema": facts.ema,
+            "precision": machine.precision(accelerator.device, facts.precision),
+            "seed": experiment.seed,
+            "data_sha256": store.sha256,
+            "data_origin": store.origin,
+            "model_version": params.model_version,
+            "vidm": __version__,
+            "torch": torch.__version__,
+        } | notes
+
+        def save(network, path: Path, step: int, **more: float) -> None:
+            trained.save(network, path, about | {"step": step, "samples": step * facts.batch} | more)
+
         task = Task(
             name=f"{experiment.name} {part}",
             facts=facts,
@@ -112,6 +132,7 @@ def train_part(
             loss=loss,
             check=_unchanged(frames),
             preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
+            snapshot=lambda network, path, step, hours: save(network, path, step, device_hours=round(hours, 4)),
         )
         folder = run_folder(
             runs, experiment, part, store.resolution, classes, store.sha256, notes, params.model_version
@@ -124,24 +145,7 @@ def train_part(
                 raise InputError(f"{error.filename or frames}: can't be read or written any more ({error})") from None
             if not accelerator.is_main_process:
                 return
-            about = {
-                "part": part,
-                "experiment": experiment.name,
-                "facts": getattr(experiment, part).model_dump(mode="json"),
-                "size": store.resolution,
-                "frames": experiment.frames,
-                "classes": classes,
-                "step": facts.steps,
-                "samples": facts.steps * facts.batch,
-                "ema": facts.ema,
-                "seed": experiment.seed,
-                "data_sha256": store.sha256,
-                "data_origin": store.origin,
-                "model_version": params.model_version,
-                "vidm": __version__,
-                "torch": torch.__version__,
-            }
-            trained.save(fitted.ema, out, about | notes)
+            save(fitted.ema, out, facts.steps)
             with replacing(out.with_name(f"{part}_loss.csv")) as temporary:
                 shutil.copyfile(folder / "curve.csv", temporary)
             with replacing(out.with_name(f"{part}_run.json")) as temporary:
