@@ -115,4 +115,4 @@ def test_what_is_wrong_is_said_in_one_line(vidm, tmp_path):
     ):
         ended = vidm("sample", *arguments)
         assert ended.returncode == 2 and said in ended.stderr and ended.stderr.count("\n") == 1
-    assert "--pretrained packed/sky --out skies.mp4" in " ".join(vidm("sample", "--help").stdout.split())
+    assert "--pretrained sky --out skies.mp4" in " ".join(vidm("sample", "--help").stdout.split())

@@ -14,7 +14,7 @@ from vidm.errors import InputError
 app = typer.Typer()
 
 
-@app.command(epilog="Example: vidm sample --pretrained packed/sky --out skies.mp4")
+@app.command(epilog="Example: vidm sample --pretrained sky --out skies.mp4")
 def sample(
     out: Annotated[
         Path, typer.Option(help="folder for samples.h5, mp4s and the contact sheet; or one .mp4, .gif or .webp")
@@ -23,7 +23,8 @@ def sample(
         str | None, typer.Argument(help="a key of experiments: in params.yaml; not with --pretrained")
     ] = None,
     pretrained: Annotated[
-        str | None, typer.Option(help="a folder of `vidm weights pack`: networks with their own facts")
+        str | None,
+        typer.Option(help="networks with their own facts: `sky`, of this package, or a folder of `vidm weights pack`"),
     ] = None,
     motion: Annotated[Path | None, typer.Option(help="trained motion network")] = None,
     content: Annotated[Path | None, typer.Option(help="trained content network; not needed with first frames")] = None,
@@ -64,7 +65,7 @@ def sample(
         facts, experiment = found.params, found.experiment
         motion, content = found.path("motion"), None if first or further else found.path("content")
     if experiment is None or motion is None:
-        raise InputError("give an experiment and its --motion network, or --pretrained and a folder")
+        raise InputError("give an experiment and its --motion network, or --pretrained sky")
     moving = out.suffix in picture.MOVING
     if moving and shard:
         raise InputError(f"{out}: a shard is no moving picture; give a folder")

@@ -15,10 +15,13 @@ app = typer.Typer(help="Pretrained weights: by name, from the package index, che
 
 @app.command("list", epilog="Example: vidm weights list")
 def list_weights():
-    """The pretrained files that vidm knows: purpose, source, licence, hash, where it is."""
+    """The pretrained files that vidm knows (purpose, source, licence, hash, where it is), and trained networks."""
     from vidm import weights
+    from vidm.models import pretrained
 
     print(weights.table())
+    if networks := pretrained.table():
+        print(f"\n{networks}")
 
 
 @app.command(epilog="Example: vidm weights fetch i3d spynet")

@@ -42,6 +42,7 @@ ROWS = {
     "step": "steps",
     "samples": "samples seen",
     "ema": "moving average",
+    "precision": "precision",
     "seed": "seed",
 }
 COST = {"device": "device", "device_hours": "device hours"}

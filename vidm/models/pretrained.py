@@ -50,6 +50,24 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob(f"*/{SUMS}"))
 
 
+def table() -> str:
+    """The folders of this package, a few lines each; empty where there is none."""
+    said = []
+    for name in names():
+        about = json.loads((FOLDER / name / FACTS).read_text(encoding="utf-8"))
+        facts, measured = about["params"]["experiments"][about["experiment"]], about["measured"]
+        size = about["params"]["datasets"][facts["dataset"]]["resolution"]
+        value = f"FVD {measured['fvd']:.0f}, see the card for its floor" if measured else "not measured"
+        said += [
+            f"{name}: content and motion network, {size} pixels, {facts['frames']} frames",
+            f"  quality  {value}",
+            f"  licence  {about['licence']}",
+            f"  card     {FOLDER / name / CARD}",
+            f"  use      vidm sample --pretrained {name} --out {name}.mp4",
+        ]
+    return "\n".join(said)
+
+
 def find(name: str, folder: Path | None = None) -> Pretrained:
     """Weights of the package by name, or of a folder that `pack` made, every file as it was. Raises InputError."""
     if folder is None and name not in names() and Path(name).is_dir():
@@ -93,7 +111,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
             raise InputError(f"{report}: measured with other {part} weights than {path}; run vidm evaluate again")
         run = path.with_name(f"{part}_run.json")
         cost[part] = _read(run) if run.is_file() else {}
-        kept = ("step", "samples", "ema", "seed", "data_sha256", "data_origin", "spynet_sha256", "torch")
+        kept = ("step", "samples", "ema", "precision", "seed", "data_sha256", "data_origin", "spynet_sha256", "torch")
         checkpoints[part] = {key: notes[part][key] for key in kept if key in notes[part]}
         checkpoints[part] |= {"trained_sha256": digest, "parameters": sum(p.numel() for p in network.parameters())}
     about = {

@@ -42,7 +42,7 @@ def missing(target: str) -> list[str]:
 
 def changed() -> list[str]:
     """What DVC's stages depend on and is not as it was when the results were made."""
-    ended = call("dvc", "status", "--json")
+    ended = call("dvc", "status", "--json", "dvc.yaml")
     if ended.returncode:
         stop(last_line(ended))
     stages = json.loads(ended.stdout or "{}")
