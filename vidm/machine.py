@@ -46,7 +46,8 @@ def has_bf16(kind: str) -> bool:
 
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # The library that has CPU kernels for it; some builds, such as those for macOS, come without.
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def precision(device, asked: str) -> str:
