@@ -242,3 +242,16 @@ def test_lock_is_of_a_real_run():
         outs = {n for key in ("outs", "plots", "metrics") for entry in stage.get(key, []) for n in entry}
         assert {out["path"] for out in lock[name]["outs"]} == outs
         assert lock[name]["cmd"] == stage["cmd"]
+
+
+def test_the_package_s_weights_are_those_of_their_pipeline(tmp_path):
+    here = copy(tmp_path / "here")
+    stage = "workflow/pretrained/dvc.yaml"
+
+    def outs() -> list:
+        (changed,) = json.loads(here.ok("dvc", "status", "--json", stage)).values() or [[]]
+        return [entry["changed outs"] for entry in changed if isinstance(entry, dict) and "changed outs" in entry]
+
+    assert outs() == []
+    (here.folder / "vidm/pretrained/sky/card.md").write_text("another\n", encoding="utf-8")
+    assert outs() == [{"vidm/pretrained/sky": "modified"}]

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vidm.data.procedural import Scene
 from vidm.data.store import FrameStore
+from vidm.diffusion.gaussian import predict_xstart, q_sample
+from vidm.diffusion.schedule import Schedule
 from vidm.errors import InputError
 from vidm.models import pretrained, trained
 from vidm.models.card import card
@@ -116,3 +119,41 @@ def test_what_is_wrong_is_said_in_one_line(vidm, tmp_path):
         ended = vidm("sample", *arguments)
         assert ended.returncode == 2 and said in ended.stderr and ended.stderr.count("\n") == 1
     assert "--pretrained sky --out skies.mp4" in " ".join(vidm("sample", "--help").stdout.split())
+
+
+@pytest.fixture(scope="module")
+def skies():
+    """Four test clips of the embedded sky at the size of the package's weights: (4, 16, 3, 64, 64) in [-1, 1]."""
+    clips = [Scene(0, "test", k, size=64, frames=16).frames() for k in range(4)]
+    return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def test_the_sky_of_the_package_is_whole_and_said(vidm):
+    found = pretrained.find("sky")
+    assert (found.folder / "card.md").read_text(encoding="utf-8") == card(found.about)
+    assert found.about["checkpoints"]["content"]["data_origin"] == "procedural"
+    measured = found.about["measured"]
+    assert measured["baselines"]["floor"] < measured["fvd"] < measured["baselines"]["noise"]
+    listed = vidm("weights", "list").stdout
+    assert f"FVD {measured['fvd']:.0f}" in listed and "vidm sample --pretrained sky --out sky.mp4" in listed
+
+
+def test_the_sky_of_the_package_knows_skies(skies):
+    """On clips that it never saw: the content network denoises better than each picture's mean colour would, the
+    motion network better than frame n-1 standing in for frame n."""
+    found, t = pretrained.find("sky"), torch.full((4,), 500)
+    noise = torch.randn(skies[:, 0].shape, generator=torch.Generator().manual_seed(0))
+
+    def error(network, clean, *conditions):
+        schedule = Schedule(network.facts.diffusion)
+        x_t = q_sample(schedule, clean, t, noise)
+        guess = predict_xstart(schedule, x_t, t, network(x_t, t, *conditions))
+        return (guess.clamp(-1, 1) - clean).square().mean()
+
+    with torch.inference_mode():
+        content, _ = trained.load(found.path("content"), "content", torch.device("cpu"))
+        first = skies[:, 0]
+        assert error(content, first) < 0.5 * (first - first.mean((2, 3), keepdim=True)).square().mean()
+        motion, _ = trained.load(found.path("motion"), "motion", torch.device("cpu"))
+        before, after = skies[:, 7], skies[:, 8]
+        assert error(motion, after, torch.full((4,), 8), first, before) < (after - before).square().mean()
