@@ -112,7 +112,7 @@ def _quality(measured: dict[str, Any]) -> str:
             "| | FVD |",
             "| --- | --- |",
             f"| these samples | {measured['fvd']:.0f} |",
-            *(f"| {NAMES.get(name, name)} | {value:.0f} |" for name, value in base.items() if value is not None),
+            *(f"| {said} | {base[name]:.0f} |" for name, said in NAMES.items() if base.get(name) is not None),
             "",
             f"Sampled with {sampling['sampler']}, {sampling['steps']} steps a frame; the first frame with "
             f"{sampling.get('content_sampler') or sampling['sampler']}, {sampling['content_steps']} steps. "
