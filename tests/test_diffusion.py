@@ -171,7 +171,7 @@ def test_charbonnier():
     assert_close(charbonnier(y, torch.zeros(3), 4.0), torch.tensor([5.0, 4.0, math.sqrt(17)]))
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("loss", ["charbonnier", "mse"])
 def test_plain_loss_is_the_mean_penalty_to_the_bit(loss, prediction):
     facts = Diffusion(loss=loss, prediction=prediction)
@@ -243,7 +243,7 @@ def test_cdf_is_that_of_torch():
     assert_close(normal_cdf(x), torch.special.ndtr(x), rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "v"])
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("t", [100, 600])  # snr above and below gamma
 def test_min_snr_weighs_the_error_of_x0(prediction, schedule, t):
@@ -252,7 +252,8 @@ def test_min_snr_weighs_the_error_of_x0(prediction, schedule, t):
     tables, t = Schedule(facts), torch.tensor([t])
     x_0, eps, wrong = normals(3, 1, 3, 8, 8)
     x_t = q_sample(tables, x_0, t, eps)
-    guess = {"eps": predict_xstart_from_eps, "v": predict_xstart_from_v}[prediction](tables, x_t, t, wrong)
+    of = {"eps": predict_xstart_from_eps, "v": predict_xstart_from_v}
+    guess = wrong if prediction == "x0" else of[prediction](tables, x_t, t, wrong)
     expected = tables.snr[t].clamp(max=5).float() * (guess - x_0).square().mean()
     assert_close(training_loss(facts, tables, wrong, x_0, x_t, t, eps).view(1), expected, rtol=1e-5, atol=0)
 

@@ -121,7 +121,7 @@ class Network(Facts):
 class Diffusion(Facts):
     steps: Positive = 1000
     schedule: Literal["linear", "cosine"] = "linear"
-    prediction: Literal["eps", "v"] = "eps"
+    prediction: Literal["eps", "v", "x0"] = Field("eps", description="what a network puts out: eps as in the paper, v or x0")
     loss: Literal["charbonnier", "mse"] = "charbonnier"
     eta: float = Field(1e-8, ge=0, description="of the Charbonnier penalty, Eq. 4")
     variance: Literal["fixed-small", "fixed-large", "learned-range"] = Field(

@@ -38,9 +38,9 @@ def q_sample(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
 
 
 def target(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """What the network is trained to output: eps or v."""
-    if schedule.prediction == "eps":
-        return eps
+    """What the network is trained to output: eps, v or x_0."""
+    if schedule.prediction != "v":
+        return {"eps": eps, "x0": x_0}[schedule.prediction]
     signal, noise = schedule.signal_and_noise(t)
     return signal * eps - noise * x_0
 
@@ -65,7 +65,9 @@ def predict_xstart_from_v(schedule: Schedule, x_t: Tensor, t: Tensor, v: Tensor)
 
 
 def predict_xstart(schedule: Schedule, x_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-    """x_0 of what the network predicts, eps or v."""
+    """x_0 of what the network predicts: eps, v or x_0 itself."""
+    if schedule.prediction == "x0":
+        return prediction
     of = {"eps": predict_xstart_from_eps, "v": predict_xstart_from_v}[schedule.prediction]
     return of(schedule, x_t, t, prediction)
 

@@ -7,9 +7,10 @@ mse           (y - target)^2                    the ablation without the robustn
 
 weighting     w_t, (T,)
 none          1
-p2            1 / (k + snr_t)^gamma             eps and v alike; Choi et al. (2022); k = gamma = 1 in the official code
+p2            1 / (k + snr_t)^gamma             eps, v and x_0 alike; Choi et al. (2022); k = gamma = 1 in the official code
 min-snr       min(snr_t, gamma) / snr_t         eps; Hang et al. (2023): min(snr_t, gamma) on the error of x_0
               min(snr_t, gamma) / (snr_t + 1)   v; the same, as an error of v is sqrt(snr + 1) times that of x_0
+              min(snr_t, gamma)                 x_0
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def loss_weights(facts: Diffusion, schedule: Schedule) -> Tensor:
     if facts.weighting == "p2":
         return (facts.p2_k + snr) ** -facts.p2_gamma
     if facts.weighting == "min-snr":
-        return snr.clamp(max=facts.min_snr_gamma) / (snr if schedule.prediction == "eps" else snr + 1)
+        return snr.clamp(max=facts.min_snr_gamma) / {"eps": snr, "v": snr + 1, "x0": 1}[schedule.prediction]
     return torch.ones_like(snr)
 
 

@@ -60,7 +60,8 @@ class Ddim:
 
     def __init__(self, facts: Diffusion, timesteps: Tensor, eta: float, clip: bool) -> None:
         self.eta, self.variance, steps = eta, facts.variance, len(timesteps)
-        options = {"prediction_type": {"eps": "epsilon", "v": "v_prediction"}[facts.prediction], "clip_sample": clip}
+        names = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+        options = {"prediction_type": names[facts.prediction], "clip_sample": clip}
         whole = DDIMScheduler(facts.steps, trained_betas=Schedule(facts).betas.float().numpy())
         self.timesteps, self.draws = timesteps, steps if eta > 0 else 0
         self.scheduler = DDIMScheduler(steps, **options)
