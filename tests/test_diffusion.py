@@ -258,6 +258,20 @@ def test_min_snr_weighs_the_error_of_x0(prediction, schedule, t):
     assert_close(training_loss(facts, tables, wrong, x_0, x_t, t, eps).view(1), expected, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+@pytest.mark.parametrize("loss", ["charbonnier", "mse"])
+def test_the_error_of_v_whatever_is_predicted(loss, prediction):
+    """The same guess, said as eps, v or x_0, costs the same."""
+    plain = Diffusion(prediction="v", loss=loss)
+    tables, t = Schedule(plain), torch.tensor([20, 700])
+    x_0, eps, v = normals(3, 2, 3, 8, 8)
+    x_t, (signal, noise) = q_sample(tables, x_0, t, eps), tables.signal_and_noise(t)
+    said = {"eps": noise * x_t + signal * v, "v": v, "x0": signal * x_t - noise * v}[prediction]
+    facts = Diffusion(prediction=prediction, loss=loss, weighting="v")
+    ours = training_loss(facts, Schedule(facts), said, x_0, x_t, t, eps)
+    assert_close(ours, training_loss(plain, tables, v, x_0, x_t, t, eps), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("weighting", ["p2", "min-snr"])
 @pytest.mark.parametrize("loss", ["charbonnier", "mse"])
 def test_weights_are_per_item(loss, weighting):

@@ -172,7 +172,9 @@ def mixture_network(facts):
     return predict
 
 
-@pytest.mark.parametrize("prediction, variance", [("eps", "learned-range"), ("v", "fixed-small"), ("x0", "fixed-small")])
+@pytest.mark.parametrize(
+    "prediction, variance", [("eps", "learned-range"), ("v", "fixed-small"), ("x0", "fixed-small")]
+)
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("dpm-solver++", 2), ("unipc", 3)])
 def test_orders_of_convergence_to_an_exact_solution(name, order, prediction, variance):
     """In one dimension the probability flow keeps quantiles: x_0 = F_0^-1(F_T(x_T)) for a mixture, by bisection."""

@@ -121,13 +121,17 @@ class Network(Facts):
 class Diffusion(Facts):
     steps: Positive = 1000
     schedule: Literal["linear", "cosine"] = "linear"
-    prediction: Literal["eps", "v", "x0"] = Field("eps", description="what a network puts out: eps as in the paper, v or x0")
+    prediction: Literal["eps", "v", "x0"] = Field(
+        "eps", description="what a network puts out: eps as in the paper, v or x0"
+    )
     loss: Literal["charbonnier", "mse"] = "charbonnier"
     eta: float = Field(1e-8, ge=0, description="of the Charbonnier penalty, Eq. 4")
     variance: Literal["fixed-small", "fixed-large", "learned-range"] = Field(
         "fixed-small", description="of p(x_{t-1} | x_t); learned-range adds the variational bound to the loss"
     )
-    weighting: Literal["none", "p2", "min-snr"] = Field("none", description="of the loss over t")
+    weighting: Literal["none", "p2", "min-snr", "v"] = Field(
+        "none", description="of the loss over t; v: as if the error were that of v"
+    )
     p2_gamma: float = Field(1.0, ge=0, description="P2: 1 / (k + snr)^gamma")
     p2_k: float = Field(1.0, gt=0)
     min_snr_gamma: float = Field(5.0, gt=0, description="min-SNR: snr cut at this")

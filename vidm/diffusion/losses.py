@@ -7,10 +7,11 @@ mse           (y - target)^2                    the ablation without the robustn
 
 weighting     w_t, (T,)
 none          1
-p2            1 / (k + snr_t)^gamma             eps, v and x_0 alike; Choi et al. (2022); k = gamma = 1 in the official code
+p2            1 / (k + snr_t)^gamma             all alike; Choi et al. (2022); k = gamma = 1 in the official code
 min-snr       min(snr_t, gamma) / snr_t         eps; Hang et al. (2023): min(snr_t, gamma) on the error of x_0
               min(snr_t, gamma) / (snr_t + 1)   v; the same, as an error of v is sqrt(snr + 1) times that of x_0
               min(snr_t, gamma)                 x_0
+v             |dv / dy|, with mse its square    the error of v: sqrt(1 + snr_t) times that of x_0, sqrt(1 + 1 / snr_t) of eps
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def loss_weights(facts: Diffusion, schedule: Schedule) -> Tensor:
         return (facts.p2_k + snr) ** -facts.p2_gamma
     if facts.weighting == "min-snr":
         return snr.clamp(max=facts.min_snr_gamma) / {"eps": snr, "v": snr + 1, "x0": 1}[schedule.prediction]
+    if facts.weighting == "v":
+        gain = {"eps": 1 + 1 / snr, "v": torch.ones_like(snr), "x0": 1 + snr}[schedule.prediction]
+        return gain.sqrt() if facts.loss == "charbonnier" else gain
     return torch.ones_like(snr)
 
 
