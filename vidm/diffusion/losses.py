@@ -11,7 +11,7 @@ p2            1 / (k + snr_t)^gamma             all alike; Choi et al. (2022); k
 min-snr       min(snr_t, gamma) / snr_t         eps; Hang et al. (2023): min(snr_t, gamma) on the error of x_0
               min(snr_t, gamma) / (snr_t + 1)   v; the same, as an error of v is sqrt(snr + 1) times that of x_0
               min(snr_t, gamma)                 x_0
-v             |dv / dy|, with mse its square    the error of v: sqrt(1 + snr_t) times that of x_0, sqrt(1 + 1 / snr_t) of eps
+v             |dv / dy|, with mse its square    sqrt(1 + 1 / snr_t) for eps, 1 for v, sqrt(1 + snr_t) for x_0
 """
 
 from __future__ import annotations
