@@ -132,7 +132,7 @@ def train_part(
             loss=loss,
             check=_unchanged(frames),
             preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
-            snapshot=lambda network, path, step, hours: save(network, path, step, device_hours=round(hours, 4)),
+            snapshot=lambda network, path, step, hours: save(network, path, step, device_hours=round(hours, 6)),
         )
         folder = run_folder(
             runs, experiment, part, store.resolution, classes, store.sha256, notes, params.model_version
