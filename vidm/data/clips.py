@@ -91,6 +91,7 @@ class _Draw:
         return {"t": rng.integers(self.steps), "noise": rng.standard_normal((3, *self.store.shape), np.float32)}
 
     def item(self, step: int, k: int) -> dict[str, Any]:
+        """Item k of a step's batch: what a subclass draws."""
         raise NotImplementedError
 
 
