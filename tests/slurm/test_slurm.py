@@ -1,10 +1,12 @@
 """The workflow on a real SLURM, one node: a training is cancelled, or requeued, and ends bit-equal to the plain run."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,29 +48,40 @@ def results(project: Project) -> dict[str, bytes]:
     return {name: (project.folder / name).read_bytes() for name in names}
 
 
-def start(project: Project, log: Path, target: str = TARGET) -> subprocess.Popen:
-    """snakemake on the cluster, in the background."""
+LIMIT = 900  # seconds for a run; polling takes most of it, and a busy machine makes each of six jobs slow to start
+
+
+@contextlib.contextmanager
+def started(project: Project, log: Path, target: str = TARGET) -> Iterator[subprocess.Popen]:
+    """snakemake on the cluster, in the background. Neither it nor its jobs outlive the block."""
     tools = Path(sys.executable).parent
     with log.open("w") as file:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(tools / "snakemake"), *HERE, "--", target],
             cwd=project.folder,
             env=project.environment(),
             stdout=file,
             stderr=subprocess.STDOUT,
         )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        cluster.said("scancel", "--user=root")
 
 
-def job_of(project: Project, rule: str, wanted: str = "step-*.safetensors") -> str:
+def job_of(process: subprocess.Popen, project: Project, rule: str, wanted: str = "step-*.safetensors") -> str:
     """The number of the running job of a rule that has written two of what is wanted."""
     part = rule.removeprefix("train_")
-    for _ in range(600):
+    deadline = time.monotonic() + LIMIT
+    while process.poll() is None and time.monotonic() < deadline:
         saved = sorted(project.folder.glob(f"runs/smoke/{part}-*/{wanted}"))
         for line in cluster.said("squeue", "--noheader", "--states=RUNNING", "--format=%A %k").splitlines():
             if rule in line and len(saved) > 1:
                 return line.split()[0]
         time.sleep(0.3)
-    raise AssertionError(f"no running job of {rule}: {cluster.said('squeue')}")
+    raise AssertionError(f"no running job of {rule} (snakemake: {process.returncode}): {cluster.said('squeue')}")
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +101,6 @@ def plain(tmp_path_factory):
     return project
 
 
-LIMIT = 420  # seconds for a run; polling takes most of it
-
-
 @pytest.mark.slurm
 @pytest.mark.parametrize(
     "rule, command", [("train_motion", ["scontrol", "requeue"]), ("train_content", ["scancel"])], ids=lambda x: x[0]
@@ -101,12 +111,9 @@ def test_interrupted_on_a_cluster_it_ends_bit_equal(rule, command, slurm, plain,
     if rule == "train_content":  # the second run need not render and fetch again
         shutil.copytree(plain.folder / "data", project.folder / "data", dirs_exist_ok=True)
     log = tmp_path / "snakemake.log"
-    process = start(project, log)
-    try:
-        subprocess.run([*command, job_of(project, rule)], check=True, timeout=30)
+    with started(project, log) as process:
+        subprocess.run([*command, job_of(process, project, rule)], check=True, timeout=30)
         process.wait(timeout=LIMIT)
-    finally:
-        process.kill()
     said = log.read_text()
     assert process.returncode == 0, said[-4000:]
     # With --profile the default one is loaded, too, and the cluster would run one GPU job at a time.
@@ -126,13 +133,10 @@ def test_a_warning_before_the_time_is_over_saves(slurm, plain, tmp_path):
     shutil.copytree(plain.folder / "data", project.folder / "data", dirs_exist_ok=True)
     target = "models/smoke/content.safetensors"
     log = tmp_path / "snakemake.log"
-    process = start(project, log, target)
-    try:
-        job = job_of(project, "train_content", "preview/step-*.png")
+    with started(project, log, target) as process:
+        job = job_of(process, project, "train_content", "preview/step-*.png")
         subprocess.run(["scancel", "--signal=USR1", job], check=True, timeout=30)
         process.wait(timeout=LIMIT)
-    finally:
-        process.kill()
     assert process.returncode == 0, log.read_text()[-4000:]
     # Nothing but the signal made it save.
     assert "goes on at step" in (project.folder / "logs/train_content/smoke.log").read_text()
