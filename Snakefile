@@ -1,5 +1,5 @@
 # From a folder of videos to results/{experiment}_fvd.json. The facts are in params.yaml, the work is in `vidm`.
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.0")
 
@@ -11,11 +11,6 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-
-
-validate(config, "workflow/schemas/params.schema.json", set_default=False)
-
-
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"

@@ -27,6 +27,7 @@ PARAMS = "params.yaml"
 
 
 def facts_of_this_run():
+    # These models refuse all that their schema would; Snakemake's validate() takes two seconds of every start.
     try:
         facts = load(PARAMS)
         if resolve(config) != facts:
