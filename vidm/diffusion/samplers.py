@@ -26,8 +26,8 @@ import copy
 from collections.abc import Callable
 from functools import partial
 
+import diffusers  # loads a scheduler when it is first named; the multistep solvers bring scipy, two seconds
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from vidm.config import Diffusion
@@ -62,9 +62,9 @@ class Ddim:
         self.eta, self.variance, steps = eta, facts.variance, len(timesteps)
         names = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
         options = {"prediction_type": names[facts.prediction], "clip_sample": clip}
-        whole = DDIMScheduler(facts.steps, trained_betas=Schedule(facts).betas.float().numpy())
+        whole = diffusers.DDIMScheduler(facts.steps, trained_betas=Schedule(facts).betas.float().numpy())
         self.timesteps, self.draws = timesteps, steps if eta > 0 else 0
-        self.scheduler = DDIMScheduler(steps, **options)
+        self.scheduler = diffusers.DDIMScheduler(steps, **options)
         self.scheduler.alphas_cumprod = whole.alphas_cumprod[timesteps.flip(0)]
         self.scheduler.set_timesteps(steps)
         self.own = dict(zip(timesteps.tolist(), range(steps - 1, -1, -1), strict=True))
@@ -115,7 +115,9 @@ class StochasticMultistep(Multistep):
     """The same for the reverse diffusion."""
 
     def __init__(self, facts: Diffusion, timesteps: Tensor, clip: bool) -> None:
-        super().__init__(facts, timesteps, partial(DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"), clip)
+        super().__init__(
+            facts, timesteps, partial(diffusers.DPMSolverMultistepScheduler, algorithm_type="sde-dpmsolver++"), clip
+        )
         self.draws = len(timesteps)
 
     def step(self, t: Tensor, output: Tensor, x: Tensor, noise: Tensor | None) -> Tensor:
@@ -139,7 +141,7 @@ def ddim(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ddim:
 
 
 def dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
-    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), DPMSolverMultistepScheduler, clip)
+    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), diffusers.DPMSolverMultistepScheduler, clip)
 
 
 def sde_dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> StochasticMultistep:
@@ -147,7 +149,7 @@ def sde_dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> Stoc
 
 
 def unipc(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
-    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), UniPCMultistepScheduler, clip)
+    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), diffusers.UniPCMultistepScheduler, clip)
 
 
 METHODS = {
