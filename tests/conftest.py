@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project import Project, copy, kernels
 from safetensors.torch import load_file
 
-from vidm import cli, config, weights
+from vidm import cli, config
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.machine import cores
@@ -56,21 +55,6 @@ def detector():
         return load_i3d()
     except InputError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory) -> Project:
-    """The smoke experiment from nothing to its page of figures, once for all tests that look at it."""
-    folder = tmp_path_factory.mktemp("smoke")
-    try:
-        weights.fetch("i3d")
-    except InputError as error:
-        pytest.skip(str(error))
-    project = copy(folder / "a project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IPYTHONDIR", kernels(folder)["IPYTHONDIR"])
-        project.ok("snakemake", "--cores", "2", "results/smoke/figures/index.html", timeout=1800)
-    return project
 
 
 @dataclass(frozen=True)

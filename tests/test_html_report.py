@@ -1,12 +1,18 @@
-"""`make report` at smoke size, and its page as a reader sees it: in a browser, without a network."""
+"""The smoke experiment's figures, and `make report` as a reader sees it: in a browser, without a network."""
 
 import json
 import re
+import xml.etree.ElementTree
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from browser import Page, browser
-from project import Project, recipe
+from PIL import Image
+from project import Project, copy, kernels, recipe
+
+from vidm import weights
+from vidm.errors import InputError
 
 pytestmark = pytest.mark.pipeline
 # Snakemake fetches the scripts of its page where it lacks them; nobody listens at this port.
@@ -27,6 +33,48 @@ GREY = """(image => {
     const mean = grey.reduce((a, b) => a + b) / grey.length;
     return Math.sqrt(grey.reduce((a, b) => a + (b - mean) ** 2, 0) / grey.length);
 })"""
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory) -> Project:
+    """The smoke experiment from nothing to its page of figures, once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("smoke")
+    try:
+        weights.fetch("i3d")
+    except InputError as error:
+        pytest.skip(str(error))
+    project = copy(folder / "a project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", kernels(folder)["IPYTHONDIR"])
+        project.ok("snakemake", "--cores", "2", "results/smoke/figures/index.html", timeout=1800)
+    return project
+
+
+def test_figures_of_an_experiment(smoke):
+    results = smoke.folder / "results/smoke"
+    pictures = sorted(p for p in (results / "figures").glob("*.png") if p.with_suffix(".svg").exists())
+    assert len(pictures) == 9
+    for path in pictures:
+        grey = np.asarray(Image.open(path).convert("L"), float)
+        assert grey.std() > 5 and grey.shape[1] > 600, f"{path.name}: blank or small"
+        xml.etree.ElementTree.parse(path.with_suffix(".svg"))
+    assert sorted(p.name for p in (results / "notebooks").iterdir()) == [
+        "latents.ipynb",
+        "metrics.ipynb",
+        "qualitative.ipynb",
+    ]
+    executed = json.loads((results / "notebooks/latents.ipynb").read_text(encoding="utf-8"))
+    assert any(cell.get("outputs") for cell in executed["cells"])
+    assert smoke.planned("results/smoke/figures/index.html") == set()
+
+
+def test_the_page_needs_no_other_file(smoke):
+    page = (smoke.folder / "results/smoke/figures/index.html").read_text(encoding="utf-8")
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 9 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", page)
+    for link in re.findall(r'href="([^"]*)"', page):
+        assert (smoke.folder / "results/smoke/figures" / link).is_file(), link
 
 
 @dataclass(frozen=True)
