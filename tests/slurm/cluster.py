@@ -36,7 +36,8 @@ def _configuration(folder: Path, cpus: int) -> str:
         "SlurmUser": "root",
         "SlurmdUser": "root",
         "AuthType": "auth/munge",
-        "AuthInfo": f"socket={folder}/munge.socket",
+        # A requeued job waits for the old one's credential to expire: 120 s, if nothing else is said.
+        "AuthInfo": f"socket={folder}/munge.socket,cred_expire=30",
         "CredType": "cred/munge",
         "SlurmctldPort": 26817,
         "SlurmdPort": 26818,
