@@ -108,10 +108,10 @@ def newest(runs, experiment="dots"):
     return max(saved, default="")
 
 
-def until(process, seen):
+def until(process, seen, pause=0.02):
     """Wait until `seen()`, or the process is over."""
     while process.poll() is None and not seen():
-        time.sleep(0.001)
+        time.sleep(pause)
 
 
 def kill_in(moment, process, runs, chance):
@@ -123,7 +123,8 @@ def kill_in(moment, process, runs, chance):
     else:
         ending = {"save": ".safetensors.", "sheet": ".png."}[moment]
         before = names(runs / "dots")  # what an earlier kill left may be there until this process has the lock
-        until(process, lambda: any(ending in n and n.endswith(".tmp") for n in names(runs / "dots") - before))
+        # That file is there for milliseconds.
+        until(process, lambda: any(ending in n and n.endswith(".tmp") for n in names(runs / "dots") - before), 0.001)
     alive = process.poll() is None
     process.kill()
     ended(process)
