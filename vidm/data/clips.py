@@ -210,6 +210,7 @@ def batches(
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # else DataLoader draws a seed from the global one
+        pin_memory=torch.cuda.is_available(),  # by a thread of the loader: a copy to a GPU waits for nothing
     )
     yield from loader
 
