@@ -54,7 +54,7 @@ def awake(made: torch.nn.Module) -> torch.nn.Module:
 
 def on_the_whole_grid(norm: PosGN, t: torch.Tensor, n: torch.Tensor, height: int, width: int):
     """PosGN's scale and shift as the official code makes them: the grid of (t, n, h, w) through the MLP, per item."""
-    h, w = unit(torch.arange(height), height), unit(torch.arange(width), width)
+    h, w = (unit(torch.arange(size, device=t.device), size) for size in (height, width))
     shape = (len(t), height, width)
     grid = torch.stack(
         [
