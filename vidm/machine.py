@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -59,7 +60,18 @@ def autocast(device, asked: str):
     """bf16 autocast where it is asked for and the device has it, else a context that does nothing."""
     import torch
 
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision(device, asked) == "bf16")
+    if precision(device, asked) == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def full_precision(device):
+    """No autocast inside. The meta device has none to turn off."""
+    import torch
+
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def free_memory(device) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vidm import weights
 from vidm.errors import InputError
+from vidm.machine import full_precision
 
 CLASSES = 400
 MIN_FRAMES = 9  # three halvings must leave the two that the average pool spans
@@ -142,7 +143,7 @@ class I3D(nn.Module):
             raise InputError(f"I3D: clips must be (B,3,T,224,224) with T of {MIN_FRAMES} or more, not {tuple(x.shape)}")
         # Full float32, whatever the caller's autocast and the GPU's default for convolutions.
         exact = torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
-        with torch.autocast(x.device.type, enabled=False), exact:
+        with full_precision(x.device), exact:
             return self._logits(x.to(self.Conv3d_1a_7x7.weight.dtype))
 
     def fast(self) -> I3D:

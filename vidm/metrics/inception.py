@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vidm import weights
 from vidm.errors import InputError
+from vidm.machine import full_precision
 from vidm.metrics.resize import bilinear_tf1
 
 SIDE = 299
@@ -170,7 +171,7 @@ class Inception(nn.Module):
             raise InputError(f"Inception: frames must be (B,3,{SIDE},{SIDE}), not {tuple(x.shape)}")
         # Full float32, whatever the caller's autocast and the GPU's default for convolutions.
         exact = torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
-        with torch.autocast(x.device.type, enabled=False), exact:
+        with full_precision(x.device), exact:
             x = F.max_pool2d(self.conv_2(self.conv_1(self.conv(x.float()))), 3, 2)
             if layer == "64":
                 return x.mean((2, 3))

@@ -27,17 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidm.machine import full_precision
+
 
 def unit(index: Tensor, count: int) -> Tensor:
     """Index 0..count-1 -> [-1, 1], as linspace(-1, 1, count)[index]."""
     return index.float() * (2 / max(count - 1, 1)) - 1
-
-
-def full_precision(device: torch.device) -> AbstractContextManager:
-    """No autocast inside. The meta device has none to turn off."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 class Tables:

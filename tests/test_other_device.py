@@ -1,0 +1,107 @@
+"""What would stop on a GPU, found without one: all of it runs on the meta device.
+
+A meta tensor refuses to be mixed with one of the CPU, as a GPU's does, and has no numbers: whatever waits for one of
+them fails here too. What comes back to the CPU in the end (pictures, features) is left out.
+"""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidm import config
+from vidm.diffusion.samplers import METHODS
+from vidm.diffusion.schedule import Schedule
+from vidm.metrics.i3d import I3D
+from vidm.metrics.inception import Inception, frames_to_input
+from vidm.metrics.protocol import PROTOCOLS, find, preprocess
+from vidm.models import trained
+from vidm.models.spynet import SpyNet
+from vidm.sampling.conditions import Residuals
+from vidm.sampling.noise import VideoNoise
+from vidm.sampling.rollout import Batch, Rollout, as_images
+from vidm.training.content import content_loss
+from vidm.training.motion import motion_loss
+
+ROOT = Path(__file__).parents[1]
+PARAMS = config.load(ROOT / "params.yaml")
+META = torch.device("meta")
+SIZE, CLASSES = 32, 5
+# Every loss, prediction, residual, norm and SpyNet, at the laptop's width.
+EXPERIMENTS = ["sky", "sky-paper", "sky64", "sky-official", "sky-residual-output", "sky-without-posgn"]
+
+
+def network(part: str, e: config.Experiment, classes: int = 0) -> torch.nn.Module:
+    with META:
+        return trained.build(part, getattr(e, part), SIZE, e.frames, classes).to(memory_format=torch.channels_last)
+
+
+def batch_of(e: config.Experiment, part: str, classes: int) -> dict[str, torch.Tensor]:
+    images = ("frame", "noise", "first", "previous", "target", "previous_noise")
+    batch = {name: torch.zeros(2, 3, SIZE, SIZE) for name in images} | {"level": torch.zeros(2)}
+    batch |= {"t": torch.tensor([3, 9]), "n": torch.tensor([1, 2])} | ({"cls": torch.tensor([0, 1])} if classes else {})
+    return {name: value.to(META) for name, value in batch.items()}
+
+
+@pytest.mark.parametrize("part", ["content", "motion"])
+@pytest.mark.parametrize("name, classes", [(name, 0) for name in EXPERIMENTS] + [("sky", CLASSES)])
+def test_a_training_step(name, part, classes):
+    e = PARAMS.experiment(name)
+    facts, model = getattr(e, part), network(part, e, classes)
+    schedule, classed = Schedule(facts.diffusion), bool(classes)
+    loss = (
+        content_loss(facts.diffusion, schedule, classed) if part == "content" else motion_loss(facts, schedule, classed)
+    )
+    loss(model, batch_of(e, part, classes)).backward()
+    assert {p.grad.device for p in model.parameters() if p.grad is not None} == {META}
+
+
+@pytest.mark.parametrize(
+    "name, sampler", [("sky", sampler) for sampler in METHODS] + [(name, "ddpm") for name in EXPERIMENTS[1:]]
+)
+def test_a_first_frame_and_the_next(name, sampler):
+    e = PARAMS.experiment(name)
+    facts = {"sampler": sampler, "content_sampler": sampler, "steps": 3, "content_steps": 3, "precision": "fp32"}
+    content, motion = (network(part, e, CLASSES).eval() for part in ("content", "motion"))
+    rollout = Rollout(content, motion, e.sampling.model_copy(update=facts), META)
+    noises = [VideoNoise(0, k, SIZE, 0.5) for k in range(2)]
+    batch = Batch(noises, torch.tensor([0, 1], device=META))
+    batch.first = batch.previous = rollout.first_frames(noises, batch.label)
+    rollout.next_frame([batch], 1, 1.0, Residuals(motion, 2**20, rollout.clock))
+    assert batch.first.shape == batch.previous.shape == (2, 3, SIZE, SIZE)
+    assert batch.first.device == batch.previous.device == META
+
+
+def test_given_frames_and_flow():
+    frames = as_images(np.zeros((2, SIZE, SIZE, 3), np.uint8), META)
+    with META:
+        assert SpyNet()(frames, frames).device == META
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_clips_in_front_of_the_detector(protocol):
+    clips = torch.zeros(1, 2, 20, 30, 3, dtype=torch.uint8, device=META)
+    assert preprocess(clips, find(protocol)).device == META
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@torch.inference_mode()
+def test_detectors(fast):
+    with META:
+        detector, inception = I3D().eval(), Inception().eval()
+    detector = detector.fast() if fast else detector
+    assert detector(torch.zeros(1, 3, 16, 224, 224, device=META)).device == META
+    frames = frames_to_input(torch.zeros(2, 20, 30, 3, dtype=torch.uint8, device=META))
+    assert inception(frames).device == META
+
+
+def test_the_benchmark_s_own_baseline(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    baseline = importlib.import_module("sampling_speed").on_the_whole_grid
+    e = PARAMS.experiment("sky")
+    norm = next(m for m in network("motion", e).modules() if type(m).__name__ == "PosGN")
+    t, n = torch.tensor([[3, 9], [1, 2]], device=META)
+    scale, shift = baseline(norm, t, n, 8, 8)
+    assert scale.shape == shift.shape == (2, norm.norm.num_channels, 8, 8) and scale.device == META
