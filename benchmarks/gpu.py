@@ -39,6 +39,7 @@ from vidm.diffusion.schedule import Schedule
 from vidm.metrics.i3d import I3D
 from vidm.models import trained
 from vidm.models.posgn import PosGN
+from vidm.models.summary import STATE, kept, on_meta
 from vidm.sampling.noise import VideoNoise
 from vidm.sampling.rollout import Rollout
 from vidm.training.content import content_loss
@@ -154,6 +155,18 @@ def training_batch(e: Experiment, part: str, size: int, count: int, b: Bench) ->
     return {name: value.to(b.device) for name, value in batch.items()}
 
 
+def fitting(b: Bench, e: Experiment, part: str, size: int, asked: int) -> int:
+    """Items for which the naive step has memory, at most `asked`; whole eights where there are so many.
+
+    fp32 features and state take three quarters of it: gradients of features and the library's own come beside them.
+    """
+    network, inputs = on_meta(part, e, size)
+    state = STATE * sum(p.numel() for p in network.parameters())
+    fit = int((0.75 * machine.free_memory(b.device) - state) / kept(network, inputs))
+    fit = max(1, min(asked, fit))
+    return fit // 8 * 8 or fit
+
+
 def loss_of(e: Experiment, part: str, b: Bench) -> Callable:
     facts = getattr(e, part)
     if part == "content":
@@ -234,13 +247,18 @@ def training(b: Bench, e: Experiment, part: str, size: int, count: int) -> None:
         if b.gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        with flags(tf32):
-            step = step_of(made(e, part, size, b, naive), loss, batch, facts, precision, naive, compiled)
-            step()
-            rate = count / statistics.median(b.seconds(step) for _ in range(b.rounds))
+        try:
+            with flags(tf32):
+                step = step_of(made(e, part, size, b, naive), loss, batch, facts, precision, naive, compiled)
+                step()
+                rate = count / statistics.median(b.seconds(step) for _ in range(b.rounds))
+        except torch.OutOfMemoryError:
+            b.row(f"train {e.name} {part}: {name}", batch=count, said="out of memory")
+            continue
         base = base or rate
         b.row(
             f"train {e.name} {part}: {name}",
+            batch=count,
             images_s=rate,
             ratio=rate / base,
             mfu=flops / count * rate / b.peak,
@@ -337,7 +355,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["sky", "taichi128", "sky256"])
     parser.add_argument("--parts", nargs="+", default=["motion"], choices=["content", "motion"], help="to train")
     parser.add_argument("--only", nargs="+", default=["train", "sample", "i3d"], choices=["train", "sample", "i3d"])
-    parser.add_argument("--batch", type=int, help="default: that of the experiment's training, at most 48")
+    parser.add_argument("--batch", type=int, help="default: the experiment's own, at most 48, if it fits")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--small", action="store_true", help="narrow networks at 32 pixels; always on a CPU")
     parser.add_argument("--compile", action="store_true", help="torch.compile at a small size too")
@@ -359,7 +377,8 @@ def main() -> None:
         e, size = shrunk(e, params.dataset(e.dataset).resolution, b.small)
         if "train" in arguments.only:
             for part in arguments.parts:
-                count = arguments.batch or (2 if b.small else min(48, getattr(e, part).training.batch))
+                own = min(48, getattr(e, part).training.batch)
+                count = arguments.batch or (2 if b.small else fitting(b, e, part, size, own))
                 training(b, e, part, size, count)
         if "sample" in arguments.only:
             sampling(b, e, size, arguments.batch or (2 if b.small else 16))

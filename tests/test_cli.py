@@ -80,6 +80,7 @@ def test_a_summary_of_the_networks(vidm):
     for part in ("content  U-Net", "motion  residual encoder", "motion  SpyNet"):
         assert part in one
     assert re.search(r"motion  SpyNet +1\.44 .* 15$", one, re.MULTILINE)  # once a frame
+    assert re.search(r"^motion +0\.\d\d GiB of features an item, 0\.\d\d GiB of weights", one, re.MULTILINE)
     several = vidm("model", "summary", "smoke", "sky").stdout.splitlines()
     assert [line.split()[0] for line in several[2:]] == ["smoke", "sky"]
     assert [line.split()[1] for line in several[2:]] == ["16", "32"]

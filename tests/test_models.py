@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from vidm.config import Content, Diffusion, Motion, Network
@@ -9,6 +10,7 @@ from vidm.errors import InputError
 from vidm.models import trained
 from vidm.models.posgn import PosGN, unit
 from vidm.models.spynet import SpyNet, warp
+from vidm.models.summary import kept
 
 SMALL = Network(channels=32, multipliers=(1, 2), blocks=1, attention=(8,), head_channels=32, groups=8)
 SIZE, FRAMES = 16, 8
@@ -288,6 +290,15 @@ def test_the_original_pyramid_halves_while_a_side_is_over_32():
         assert not torch.equal(net(a, b), flow)
     with pytest.raises(ValueError, match="levels"):
         SpyNet(levels="eight")
+
+
+def test_what_a_training_keeps_by_hand():
+    """A convolution keeps its input, SiLU its own; the last sum nothing. A view of what is kept is kept once."""
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Unflatten(1, (8, 16, 16)))
+        x = torch.empty(2, 3, 16, 16)
+    assert kept(network, (x,)) == 4 * 2 * 16 * 16 * (3 + 8)
+    assert kept(network, (x[:1],)) == 4 * 16 * 16 * (2 * 3 + 8), "a slice keeps the whole"
 
 
 def test_save_and_load(tmp_path, inputs):

@@ -1,7 +1,8 @@
 """What an experiment's networks cost: parameters, and GFLOPs (2 per multiply-add) of one call with one item.
 
 Networks are built on the meta device: shapes without numbers, so that any size takes seconds. FLOPs are those of
-convolutions and matrix products, as torch counts them; norms, activations and warping are left out.
+convolutions and matrix products, as torch counts them; norms, activations and warping are left out. What a training
+keeps is every tensor that autograd holds between a forward pass and its gradients.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidm.config import Experiment, Params
 from vidm.models import trained
 from vidm.models.content import ContentNetwork
 from vidm.models.posgn import PosGN
+
+STATE = 20  # bytes a parameter in training: fp32 weight and gradient, two moments of AdamW, the average
 
 
 @dataclass(frozen=True)
@@ -35,25 +39,49 @@ class Part:
 def parts(experiment: Experiment, size: int, classes: int = 0) -> list[Part]:
     """Every part of the content and the motion network at `size` pixels."""
     e, sampling = experiment, experiment.sampling
-    with torch.device("meta"):
-        content = trained.build("content", e.content, size, e.frames, classes)
-        motion = trained.build("motion", e.motion, size, e.frames, classes)
-        image, one = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
-        label = (one,) if classes else ()
+    content, content_inputs = on_meta("content", e, size, classes)
+    motion, motion_inputs = on_meta("motion", e, size, classes)
     steps = sampling.steps * (e.frames - 1)  # of all frames but the first
     residual = {"features": sampling.steps, "features-n": steps, "output": 1, "none": 0}[e.motion.residual]
     second = "residual U-Net" if e.motion.residual == "output" else "residual encoder"
     every = sampling.content_steps
     return [
-        *_parts(content, (image, one, *label), {"unet": "U-Net", "embedding": "time", "constant": "constant"}, every),
+        *_parts(content, content_inputs, {"unet": "U-Net", "embedding": "time", "constant": "constant"}, every),
         *_parts(
             motion,
-            (image, one, one, image, image, *label),
+            motion_inputs,
             {"unet": "U-Net", "residual": second, "spynet": "SpyNet", "embedding": "time"},
             steps,
             {"residual": residual, "spynet": e.frames - 1},
         ),
     ]
+
+
+def on_meta(part: str, experiment: Experiment, size: int, classes: int = 0) -> tuple[nn.Module, tuple]:
+    """A network without numbers, and the inputs of one item."""
+    e = experiment
+    with torch.device("meta"):
+        network = trained.build(part, getattr(e, part), size, e.frames, classes)
+        image, one = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
+    inputs = (image, one) if part == "content" else (image, one, one, image, image)
+    return network, (*inputs, *([one] if classes else []))
+
+
+def kept(network: nn.Module, inputs: tuple) -> int:
+    """Bytes that a call keeps for its gradients, beside the weights and without checkpointing."""
+    weights = {StorageWeakRef(p.untyped_storage()) for p in network.parameters()}
+    found: dict[StorageWeakRef, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if (place := StorageWeakRef(storage)) not in weights:
+            found[place] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        output = network.train()(*inputs)
+    del output  # until here it holds all of them
+    return sum(found.values())
 
 
 def _parts(
@@ -131,5 +159,14 @@ def _table(params: Params, name: str) -> str:
         f"one video: {video / 1e3:.2f} TFLOPs, with {s.content_steps} steps for the first frame and {s.steps} for each "
         "further one,",
         "each part called no more often than its inputs change.",
+        "",
+        "in training, fp32:",
     ]
+    for part in ("content", "motion"):
+        network, inputs = on_meta(part, e, params.dataset(e.dataset).resolution)
+        state = STATE * sum(p.numel() for p in network.parameters())
+        lines.append(
+            f"{part:<7}  {kept(network, inputs) / 2**30:.2f} GiB of features an item, "
+            f"{state / 2**30:.2f} GiB of weights, gradients, AdamW and average"
+        )
     return "\n".join(lines)
