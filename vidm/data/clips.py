@@ -194,11 +194,13 @@ def batches(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    pinned: bool = False,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Batches of the global steps start..stop-1: dictionaries of tensors, `batch / world` items each.
 
     `batch` counts the items of all ranks. The same numbers for any number of workers, and together for any
-    number of ranks. Touches no global random state.
+    number of ranks. Touches no global random state. pinned: page-locked by a thread of the loader, so that a copy
+    to a GPU waits for nothing.
     """
     if batch % world:
         raise ValueError(f"batch = {batch} is not a multiple of {world} ranks")
@@ -210,7 +212,7 @@ def batches(
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # else DataLoader draws a seed from the global one
-        pin_memory=torch.cuda.is_available(),  # by a thread of the loader: a copy to a GPU waits for nothing
+        pin_memory=pinned,
     )
     yield from loader
 

@@ -124,11 +124,12 @@ def train_part(
         def save(network, path: Path, step: int, **more: float) -> None:
             trained.save(network, path, about | {"step": step, "samples": step * facts.batch} | more)
 
+        pinned = accelerator.device.type == "cuda"
         task = Task(
             name=f"{experiment.name} {part}",
             facts=facts,
             seed=experiment.seed,
-            batches=lambda step: batches(source, facts.batch, step, facts.steps, running.workers, rank, world),
+            batches=lambda step: batches(source, facts.batch, step, facts.steps, running.workers, rank, world, pinned),
             loss=loss,
             check=_unchanged(frames),
             preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
