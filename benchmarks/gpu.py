@@ -211,7 +211,7 @@ def check_training(b: Bench, e: Experiment, part: str, size: int, batch: dict) -
     for name, naive, precision, compiled in variants:
         network = made(e, part, size, b, naive).eval()
         forward = torch.compile(network, dynamic=False) if compiled else network
-        with flags(False), machine.autocast(b.device, precision):
+        with flags(precision == "bf16"), machine.autocast(b.device, precision):
             value = loss(forward, batch)
         value.backward()
         gradients = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
@@ -237,10 +237,10 @@ def training(b: Bench, e: Experiment, part: str, size: int, count: int) -> None:
     variants = {
         "naive, default flags": ("fp32", True, False, None),
         "naive, strict fp32": ("fp32", True, False, False),
-        "ours, bf16": ("bf16", False, False, None),
+        "ours, bf16": ("bf16", False, False, True),
     }
     if b.compile:
-        variants["ours, bf16, compiled"] = ("bf16", False, True, None)
+        variants["ours, bf16, compiled"] = ("bf16", False, True, True)
     base = None
     for name, (precision, naive, compiled, tf32) in variants.items():
         gc.collect()
@@ -277,7 +277,7 @@ def check_sampling(b: Bench, e: Experiment, size: int, count: int) -> None:
         truth = made(e, "motion", size, b, naive=True).eval()(x, t.expand(count), n.expand(count), first, previous)
         network = made(e, "motion", size, b).eval()
         outputs = {"fp32": network(x, t, n, first, previous)}
-    with machine.autocast(b.device, "bf16"):
+    with flags(True), machine.autocast(b.device, "bf16"):
         outputs["bf16"] = network(x, t, n, first, previous).float()
         if b.compile:
             call = torch.compile(network, mode="reduce-overhead", dynamic=False, fullgraph=True)
@@ -310,7 +310,8 @@ def sampling(b: Bench, e: Experiment, size: int, count: int) -> None:
             facts = {"sampler": sampler, "steps": few, "content_sampler": first, "content_steps": content}
             facts |= {"eta": float(sampler == "ddpm"), "precision": "bf16", "batch": count, "compile": compiled}
             rollout = Rollout(*networks, e.sampling.model_copy(update=facts), b.device)
-            times = [b.seconds(partial(rollout.videos, noises, frames)) for _ in range(1 if b.small else 3)]
+            with flags(True):  # as machine.fast_products has it
+                times = [b.seconds(partial(rollout.videos, noises, frames)) for _ in range(1 if b.small else 3)]
             whole = statistics.median(times) / (frames - 1) * (VIDEO - 1) * steps / few
             b.row(
                 f"sample {e.name}: {name}, {steps} {sampler}{', compiled' if compiled else ''}",

@@ -27,6 +27,18 @@ def test_a_cpu_computes_in_bf16_where_it_has_avx_512():
     assert machine.has_bf16("cpu") == torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
+@pytest.mark.parametrize("kind, asked, fast", [("cuda", "bf16", True), ("cuda", "fp32", False), ("cpu", "bf16", False)])
+def test_products_are_in_tf32_beside_bf16_alone(kind, asked, fast, monkeypatch):
+    monkeypatch.setattr(machine, "has_bf16", lambda kind: True)
+    before = torch.backends.cuda.matmul.allow_tf32
+    assert before is False, "PyTorch's default"
+    try:
+        machine.fast_products(torch.device(kind), asked)
+        assert torch.backends.cuda.matmul.allow_tf32 is fast
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_bf16_is_used_where_the_machine_has_it_and_noted(there, monkeypatch):
     monkeypatch.setattr(machine, "has_bf16", lambda kind: there)

@@ -212,6 +212,25 @@ def test_a_thousand_steps_stay_a_thousand_under_autocast():
     assert len(unit(t, 1000).bfloat16().unique()) < 800
 
 
+def test_a_thousand_steps_stay_a_thousand_in_tf32():
+    """Products of a GPU's TF32, imitated: both factors rounded to ten bits, summed in fp32."""
+
+    def rounded(x):
+        return ((x.view(torch.int32) + 2**12) & -(2**13)).view(torch.float32)
+
+    assert (rounded(torch.tensor([1 + 2.0**-10, 1 + 2.0**-12])) == torch.tensor([1 + 2.0**-10, 1.0])).all()
+    norm = PosGN(32, 32, 1000, 16)
+    t, n = torch.arange(1000), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        exact = torch.cat(norm.modulation(t, n, 2, 2), dim=1)
+        for layer in (norm.second, norm.third):
+            layer.weight.copy_(rounded(layer.weight))
+            layer.register_forward_pre_hook(lambda _, inputs: (rounded(inputs[0]),))
+        found = torch.cat(norm.modulation(t, n, 2, 2), dim=1)
+    assert len(found.flatten(1).unique(dim=0)) == 1000
+    assert (found - exact).norm() < 2**-10 * exact.norm()
+
+
 def test_coordinates_are_not_state_and_any_order_of_sizes_works():
     norm = PosGN(32, 32, 1000, 16)
     names = {n for n, _ in norm.named_parameters()}

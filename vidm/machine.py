@@ -65,6 +65,18 @@ def autocast(device, asked: str):
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+def fast_products(device, asked: str) -> None:
+    """With bf16 on a GPU: TF32 for the matrix products that autocast leaves in fp32, from here to the process's end.
+
+    They are PosGN's. In strict fp32 they would take longer than all convolutions (benchmarks/roofline.py); the ten bits
+    of TF32 keep a thousand steps apart, as bf16's seven do not.
+    """
+    import torch
+
+    if device.type == "cuda" and precision(device, asked) == "bf16":
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def full_precision(device):
     """No autocast inside. The meta device has none to turn off."""
     import torch

@@ -69,7 +69,8 @@ class Where(NamedTuple):
 class PosGN(nn.Module):
     """Scale and shift from 4-D coordinates instead of an embedding of t.
 
-    The MLP runs in fp32 under autocast too: in bf16 the 1000 values of t would merge into 756.
+    The MLP runs in fp32 under autocast too: in bf16 the 1000 values of t would merge into 756. On a GPU its products
+    are in TF32 then (`vidm.machine.fast_products`); the coordinates themselves enter without one.
     """
 
     def __init__(self, channels: int, groups: int, steps: int, frames: int, classes: int = 0) -> None:

@@ -83,6 +83,7 @@ def train_part(
     # A SpyNet with a pyramid by size leaves its finer levels out.
     by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
     device = machine.prepare(experiment.seed, running.gpus)
+    machine.fast_products(device, facts.precision)
     accelerator = accelerator_of(device, unused=by_size, log_with=tracker() if running.dvclive else None)
     world, rank = accelerator.num_processes, accelerator.process_index
     if running.processes not in (1, world):
