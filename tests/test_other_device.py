@@ -105,3 +105,18 @@ def test_the_benchmark_s_own_baseline(monkeypatch):
     t, n = torch.tensor([[3, 9], [1, 2]], device=META)
     scale, shift = baseline(norm, t, n, 8, 8)
     assert scale.shape == shift.shape == (2, norm.norm.num_channels, 8, 8) and scale.device == META
+
+
+def test_the_roofline_of_one_convolution_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("roofline")
+    x, weight = torch.empty(1, 8, 4, 4, device=META), torch.empty(8, 8, 1, 1, device=META)
+    peaks = {"bf16": 4e3, "tf32": 2e3, "fp32": 1e3, "bandwidth": 1e12}
+    for kind, peak, size in (("naive", "tf32", 4), ("eager", "bf16", 2), ("fused", "bf16", 2)):
+        with module.Roofline(peaks, kind) as found:
+            y = torch.nn.functional.conv2d(x, weight)
+            y.permute(0, 2, 3, 1)[0].sigmoid()
+        elementwise = 0 if kind == "fused" else 2 * 128
+        assert found.flops == 2 * 8 * 8 * 16
+        assert found.bytes == size * (128 + 64 + 128 + elementwise)
+        assert found.seconds == pytest.approx(found.flops / peaks[peak], rel=1e-6)
