@@ -110,6 +110,28 @@ def test_a_checkpoint_of_another_configuration(refused, project, vidm):
     assert checkpoints.path(3).read_bytes() == kept
 
 
+def test_a_gpu_that_is_too_small(refused, project, vidm, monkeypatch):
+    """What torch raises there, since there is none here that could be filled."""
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vidm.training.run.fit", full)
+        said = refused("train", "content", "dots", "--frames", "dots.h5", "--out", "old", "--runs", "full")
+    assert (
+        "experiments.dots.running: the GPU has no memory for 2 items at once; accumulation: 2 (now 1) has half" in said
+    )
+    for part in ("content", "motion"):
+        out = f"{part}.safetensors"
+        assert vidm("train", part, "dots", "--frames", "dots.h5", "--out", out, cwd=project).returncode == 0
+    monkeypatch.setattr("vidm.sampling.rollout.Rollout.videos", full)
+    weights = ("--content", "content.safetensors", "--motion", "motion.safetensors")
+    said = refused("sample", "dots", *weights, "--out", "old-samples")
+    assert "experiments.dots.sampling.batch: the GPU has no memory for 2 videos at once; lower it" in said
+    assert not list(project.glob("old-samples/*.h5"))
+
+
 def test_weights_of_another_experiment(refused, project, vidm):
     for part in ("content", "motion"):
         out = f"{part}.safetensors"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vidm import machine
 from vidm.config import Experiment, Params
@@ -90,7 +91,13 @@ def _make(p: Plan, rollout: Rollout, kept: Kept, missing: list[range], clock: Cl
                 given = p.given.read([p.content_of(k) for k in group])
             labels = p.labels(group)
             advance = partial(progress.advance, len(group), note)
-            clips = rollout.videos(p.noises(group), p.frames, labels, given, advance)
+            try:
+                clips = rollout.videos(p.noises(group), p.frames, labels, given, advance)
+            except torch.OutOfMemoryError:
+                raise InputError(
+                    f"experiments.{p.experiment.name}.sampling.batch: the GPU has no memory for {p.facts.batch} videos "
+                    "at once; lower it: the videos stay the same to rounding"
+                ) from None
             with clock("io"):
                 _write_group(p, kept.path(group), group, clips, labels)
 

@@ -145,6 +145,13 @@ def train_part(
                 fitted = fit(network, task, running, folder, accelerator)
             except OSError as error:
                 raise InputError(f"{error.filename or frames}: can't be read or written any more ({error})") from None
+            except torch.OutOfMemoryError:
+                parts = running.accumulation
+                raise InputError(
+                    f"experiments.{experiment.name}.running: the GPU has no memory for {facts.batch // world // parts} "
+                    f"items at once; accumulation: {2 * parts} (now {parts}) has half as many, and "
+                    "gradient_checkpointing: true needs less for each; the same command goes on then"
+                ) from None
             if not accelerator.is_main_process:
                 return
             save(fitted.ema, out, facts.steps)
