@@ -86,15 +86,36 @@ def test_clips_in_front_of_the_detector(protocol):
     assert preprocess(clips, find(protocol)).device == META
 
 
+@pytest.fixture
+def tf32():
+    """As after `machine.fast_products` on a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32, "put back"
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 @pytest.mark.parametrize("fast", [False, True])
 @torch.inference_mode()
-def test_detectors(fast):
+def test_detectors(fast, tf32):
+    """In full fp32 and by cuDNN."""
+    seen = set()
+
+    def see(*_):
+        cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        seen.add((cuda.allow_tf32, cudnn.allow_tf32, cudnn.enabled))
+
     with META:
         detector, inception = I3D().eval(), Inception().eval()
+    for network in (detector, inception):
+        next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Conv3d)).register_forward_hook(
+            see
+        )
     detector = detector.fast() if fast else detector
     assert detector(torch.zeros(1, 3, 16, 224, 224, device=META)).device == META
     frames = frames_to_input(torch.zeros(2, 20, 30, 3, dtype=torch.uint8, device=META))
     assert inception(frames).device == META
+    assert seen == {(False, False, True)}
 
 
 def test_the_benchmark_s_own_baseline(monkeypatch):

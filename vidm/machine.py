@@ -86,6 +86,26 @@ def full_precision(device):
     return contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def exact(device):
+    """Full fp32 inside: no autocast, and no TF32 of a GPU, whatever the process has set (`fast_products`).
+
+    Not by cudnn.flags: what it is not told it sets too, and cuDNN itself to off.
+    """
+    import torch
+
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        with full_precision(device):
+            yield
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
+
+
 def free_memory(device) -> int:
     """Bytes that are free on the device: on a GPU its own, else the machine's or those of our control group."""
     import torch

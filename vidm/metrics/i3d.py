@@ -13,7 +13,6 @@ against white by 1.87e-6; as it is, it is 0.5e-6 away. Shapes: (B,3,T,H,W), T 9 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from vidm import weights
 from vidm.errors import InputError
-from vidm.machine import full_precision
+from vidm.machine import exact
 
 CLASSES = 400
 MIN_FRAMES = 9  # three halvings must leave the two that the average pool spans
@@ -141,9 +140,7 @@ class I3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[1] != 3 or x.shape[2] < MIN_FRAMES or x.shape[3:] != (224, 224):
             raise InputError(f"I3D: clips must be (B,3,T,224,224) with T of {MIN_FRAMES} or more, not {tuple(x.shape)}")
-        # Full float32, whatever the caller's autocast and the GPU's default for convolutions.
-        exact = torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
-        with full_precision(x.device), exact:
+        with exact(x.device):
             return self._logits(x.to(self.Conv3d_1a_7x7.weight.dtype))
 
     def fast(self) -> I3D:

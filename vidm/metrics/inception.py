@@ -10,7 +10,6 @@ weights, so no Inception score comes from them.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from vidm import weights
 from vidm.errors import InputError
-from vidm.machine import full_precision
+from vidm.machine import exact
 from vidm.metrics.resize import bilinear_tf1
 
 SIDE = 299
@@ -169,9 +168,7 @@ class Inception(nn.Module):
     def forward(self, x: Tensor, layer: str = "2048") -> Tensor:
         if x.ndim != 4 or x.shape[1:] != (3, SIDE, SIDE):
             raise InputError(f"Inception: frames must be (B,3,{SIDE},{SIDE}), not {tuple(x.shape)}")
-        # Full float32, whatever the caller's autocast and the GPU's default for convolutions.
-        exact = torch.backends.cudnn.flags(allow_tf32=False) if x.is_cuda else nullcontext()
-        with full_precision(x.device), exact:
+        with exact(x.device):
             x = F.max_pool2d(self.conv_2(self.conv_1(self.conv(x.float()))), 3, 2)
             if layer == "64":
                 return x.mean((2, 3))
