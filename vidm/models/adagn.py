@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidm.models.norm import GroupNorm
+
 
 def sinusoid(t: Tensor, width: int) -> Tensor:
     """Transformer position code of t: (B,) -> (B, width), fp32, cosines first."""
@@ -56,7 +58,7 @@ class AdaGN(nn.Module):
 
     def __init__(self, channels: int, groups: int, embedding: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.linear = nn.Linear(embedding, 2 * channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vidm.models.norm import GroupNorm
+
 Norm = Callable[[int], nn.Module]  # channels -> module of (x, condition)
 
 
@@ -38,7 +40,7 @@ class ResBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm_in = nn.GroupNorm(groups, channels)
+        self.norm_in = GroupNorm(groups, channels)
         self.conv_in = nn.Conv2d(channels, out, 3, padding=1)
         self.norm = norm(out)
         self.dropout = nn.Dropout(dropout)
@@ -65,7 +67,7 @@ class Attention(nn.Module):
     def __init__(self, channels: int, head_channels: int, groups: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = zeroed(nn.Conv2d(channels, channels, 1))
 

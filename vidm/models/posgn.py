@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidm.machine import full_precision
+from vidm.models.norm import GroupNorm
 
 
 def unit(index: Tensor, count: int) -> Tensor:
@@ -70,13 +71,13 @@ class PosGN(nn.Module):
     """Scale and shift from 4-D coordinates instead of an embedding of t.
 
     The MLP runs in fp32 under autocast too: in bf16 the 1000 values of t would merge into 756. On a GPU its products
-    are in TF32 then (`vidm.machine.fast_products`); the coordinates themselves enter without one.
+    are in TF32 then (`vidm.machine.set_tf32`); the coordinates themselves enter without one.
     """
 
     def __init__(self, channels: int, groups: int, steps: int, frames: int, classes: int = 0) -> None:
         super().__init__()
         self.steps, self.frames = steps, frames
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = GroupNorm(groups, channels)
         self.first = nn.Linear(4, channels)  # input order (t, n, h, w), as in the official weights
         self.second = nn.Linear(channels, 2 * channels)
         self.third = nn.Linear(2 * channels, 2 * channels)

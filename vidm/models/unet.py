@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vidm.config import Network
 from vidm.models.blocks import Attention, Norm, ResBlock, Stage, zeroed
+from vidm.models.norm import GroupNorm
 
 RESIDUAL_GAIN = 0.2
 
@@ -87,7 +88,7 @@ class UNet(nn.Module):
             if level:
                 size *= 2
                 self.decoder.append(Stage(block(width, width, resample="up")))
-        self.norm_out = nn.GroupNorm(facts.groups, width)
+        self.norm_out = GroupNorm(facts.groups, width)
         self.conv_out = zeroed(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, condition, residual: Sequence[Tensor] | None = None) -> Tensor:
