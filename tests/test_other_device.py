@@ -5,11 +5,14 @@ them fails here too. What comes back to the CPU in the end (pictures, features) 
 """
 
 import importlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from vidm import config
 from vidm.diffusion.samplers import METHODS
@@ -18,6 +21,7 @@ from vidm.metrics.i3d import I3D
 from vidm.metrics.inception import Inception, frames_to_input
 from vidm.metrics.protocol import PROTOCOLS, find, preprocess
 from vidm.models import trained
+from vidm.models.norm import GroupNorm
 from vidm.models.spynet import SpyNet
 from vidm.sampling.conditions import Residuals
 from vidm.sampling.noise import VideoNoise
@@ -31,6 +35,23 @@ META = torch.device("meta")
 SIZE, CLASSES = 32, 5
 # Every loss, prediction, residual, norm and SpyNet, at the laptop's width.
 EXPERIMENTS = ["sky", "sky-paper", "sky64", "sky-official", "sky-residual-output", "sky-without-posgn"]
+
+
+class Copies(TorchDispatchMode):
+    """Operations that bring a tensor from the CPU to the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        came, went = (
+            {x.device.type for x in tree_leaves(v) if isinstance(x, torch.Tensor)} for v in ((args, kwargs), out)
+        )
+        if "cpu" in came and "meta" in went:
+            self.seen.append(str(operation))
+        return out
 
 
 def network(part: str, e: config.Experiment, classes: int = 0) -> torch.nn.Module:
@@ -54,8 +75,12 @@ def test_a_training_step(name, part, classes):
     loss = (
         content_loss(facts.diffusion, schedule, classed) if part == "content" else motion_loss(facts, schedule, classed)
     )
-    loss(model, batch_of(e, part, classes)).backward()
+    batch = batch_of(e, part, classes)
+    loss(model, batch).backward()
     assert {p.grad.device for p in model.parameters() if p.grad is not None} == {META}
+    with Copies() as copies:
+        loss(model, batch)
+    assert not copies.seen, "a step that copies from the CPU waits for the one before"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +99,26 @@ def test_a_first_frame_and_the_next(name, sampler):
     assert batch.first.device == batch.previous.device == META
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_group_norm_is_in_the_dtype_of_its_map(dtype, monkeypatch):
+    """Beside autocast, whose list has it in fp32: the kernel of a GPU takes one dtype."""
+    took = []
+
+    def group_norm(x, groups, weight, bias, eps):
+        took.append((x.dtype, weight.dtype, bias.dtype))
+        return torch.group_norm(x, groups, weight, bias, eps)
+
+    monkeypatch.setattr("vidm.models.norm.F.group_norm", group_norm)
+    entered = []
+    monkeypatch.setattr("vidm.models.norm.full_precision", lambda device: entered.append(device) or nullcontext())
+    with META:
+        assert GroupNorm(4, 8)(torch.zeros(2, 8, 4, 4, dtype=dtype)).dtype == dtype
+    assert took == [(dtype,) * 3] and entered == [META]
+    took.clear()
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(GroupNorm(4, 8)(x), torch.nn.GroupNorm(4, 8)(x)), "a CPU's is torch's"
+
+
 def test_given_frames_and_flow():
     frames = as_images(np.zeros((2, SIZE, SIZE, 3), np.uint8), META)
     with META:
@@ -88,7 +133,7 @@ def test_clips_in_front_of_the_detector(protocol):
 
 @pytest.fixture
 def tf32():
-    """As after `machine.fast_products` on a GPU."""
+    """As after `machine.set_tf32` on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = True
     yield
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32, "put back"

@@ -27,7 +27,7 @@ from vidm.diffusion.schedule import Schedule, at
 
 def charbonnier(y: Tensor, target: Tensor, eta: float) -> Tensor:
     # hypot: eta^2 = 1e-16 is below the rounding of fp32, and sqrt has no gradient at 0.
-    return torch.hypot(y - target, y.new_tensor(eta))
+    return torch.hypot(y - target, y.new_full((), eta))
 
 
 def mse(y: Tensor, target: Tensor) -> Tensor:

@@ -165,12 +165,16 @@ class Chain:
     """One batch on its way from noise to x_0. `x` (B, C, H, W) is where it is."""
 
     def __init__(self, sampler: Sampler, noise: Tensor) -> None:
-        self.method, self.noise, self.x, self.done = sampler.method.begin(noise.device), noise, noise[:, 0], 0
+        self.method, self.noise, self.done = sampler.method.begin(noise.device), noise, 0
+        # Not strided like the noise of all steps: a compiled network would have one graph for the first step alone.
+        self.x = noise[:, 0].contiguous()
 
     def step(self, output: Tensor) -> None:
         """One step on, with what the network says at the chain's present timestep."""
         draw = self.noise[:, 1 + self.done] if self.method.draws else None
-        self.x = self.method.step(self.method.timesteps[self.done], output.float(), self.x, draw)
+        # A copy: a solver keeps it, and a network's CUDA graph writes its next output to the same place.
+        output = output.to(torch.float32, copy=True)
+        self.x = self.method.step(self.method.timesteps[self.done], output, self.x, draw)
         self.done += 1
 
     @property

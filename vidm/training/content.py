@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ from vidm.training.run import train_part
 
 def content_loss(facts: Diffusion, schedule: Schedule, classed: bool = False):
     """loss(network, batch); batch: frame and noise (B, 3, S, S), t (B,), cls (B,)."""
+    on = functools.cache(schedule.to)  # a copy to a GPU in each step would wait for the network
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         x_0, t, eps = batch["frame"], batch["t"], batch["noise"]
-        x_t = q_sample(schedule, x_0, t, eps)
+        tables = on(t.device)
+        x_t = q_sample(tables, x_0, t, eps)
         y = network(x_t, t, batch["cls"] if classed else None)
-        return training_loss(facts, schedule, y, x_0, x_t, t, eps)
+        return training_loss(facts, tables, y, x_0, x_t, t, eps)
 
     return loss
 

@@ -6,6 +6,7 @@ x(n-1) is real, in generation it is generated; the noise teaches the network to 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -29,15 +30,16 @@ def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strengt
 
 def motion_loss(facts: Motion, schedule: Schedule, classed: bool = False):
     """loss(network, batch); batch: first, previous, target and two noises (B, 3, S, S); t, n, level, cls (B,)."""
+    on = functools.cache(schedule.to)  # a copy to a GPU in each step would wait for the network
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         x_0, t, n, eps = batch["target"], batch["t"], batch["n"], batch["noise"]
-        previous = batch["previous"]
+        previous, tables = batch["previous"], on(t.device)
         if facts.conditioning_noise:
             previous = augmented(previous, n, batch["level"], batch["previous_noise"], facts.conditioning_noise)
-        x_t = q_sample(schedule, x_0, t, eps)
+        x_t = q_sample(tables, x_0, t, eps)
         y = network(x_t, t, n, batch["first"], previous, batch["cls"] if classed else None)
-        return training_loss(facts.diffusion, schedule, y, x_0, x_t, t, eps)
+        return training_loss(facts.diffusion, tables, y, x_0, x_t, t, eps)
 
     return loss
 

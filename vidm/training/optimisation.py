@@ -29,11 +29,12 @@ def ema_model(model: nn.Module, decay: float, warmup: bool = True) -> AveragedMo
     The official code has none.
     """
 
-    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
-        k = float(updates)
+    def average(averaged: list[Tensor], current: list[Tensor], _: Tensor) -> None:
+        k = float(made.n_averaged)  # on the CPU; what is passed is its copy on a GPU, to be waited for
         torch._foreach_lerp_(averaged, current, 1 - (min(decay, (1 + k) / (10 + k)) if warmup else decay))
 
-    return AveragedModel(model, multi_avg_fn=average)
+    made = AveragedModel(model, multi_avg_fn=average)
+    return made
 
 
 def optimizer_of(model: nn.Module, facts: Training) -> torch.optim.AdamW:
