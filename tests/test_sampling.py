@@ -16,7 +16,7 @@ from vidm.models import trained
 from vidm.models.posgn import PosGN, Tables, Where
 from vidm.sampling.clock import Clock
 from vidm.sampling.conditions import positions
-from vidm.sampling.noise import VideoNoise, label_of
+from vidm.sampling.noise import Drawn, VideoNoise, label_of
 from vidm.sampling.rollout import Rollout
 
 FACTS = Sampling(sampler="ddim", eta=0.5, steps=3, content_steps=2, precision="fp32", noise_correlation=0.9)
@@ -214,6 +214,19 @@ def test_noise_depends_on_its_address_alone():
     shared = VideoNoise(3, 6, 8, 0.9, content_of=5)
     assert np.array_equal(a.content(1), shared.content(1)) and not np.array_equal(a.motion(7, 2), shared.motion(7, 2))
     assert len({x.tobytes() for x in streams}) == 8  # zeros in an address collide with nothing
+
+
+def test_noise_drawn_ahead_is_the_same():
+    """As beside a GPU: by threads, in any order, asked for or not."""
+    videos = [VideoNoise(3, k, 8, 0.5) for k in range(3)]
+    for device in ("cpu", "meta"):
+        drawn = Drawn(torch.device(device))
+        drawn.begin(videos, 2, 4)
+        drawn.begin(videos[1:], 1, 4)
+        for n in (1, 2, 3):
+            for video, noise in zip(videos, drawn.motion(videos, n, 4), strict=True):
+                assert np.array_equal(noise, video.motion(n, 4))
+        assert not drawn.ahead
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from vidm.machine import cores
 
 CONTENT, MOTION, SHARED, LABEL = range(4)  # streams of one video
 
@@ -45,6 +48,28 @@ class VideoNoise:
         c = self.correlation
         noise[0] = math.sqrt(c) * self.shared + math.sqrt(1 - c) * noise[0]
         return noise
+
+
+class Drawn:
+    """The noise of frame after frame; beside a GPU by threads, and ahead of the frame that it works on.
+
+    numpy draws without the interpreter's lock. With 100 stochastic steps a frame's noise takes a core about as long as
+    a GPU has for the frame. A CPU's cores are with the networks.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.threads = None if device.type == "cpu" else ThreadPoolExecutor(cores())
+        self.ahead: dict[tuple[VideoNoise, int], Future[np.ndarray]] = {}
+
+    def begin(self, videos: Sequence[VideoNoise], n: int, draws: int) -> None:
+        """Frame n of these videos will be asked for."""
+        if self.threads is not None:
+            self.ahead |= {(video, n): self.threads.submit(video.motion, n, draws) for video in videos}
+
+    def motion(self, videos: Sequence[VideoNoise], n: int, draws: int) -> list[np.ndarray]:
+        """(1 + draws, 3, S, S) for frame n of each video."""
+        begun = [self.ahead.pop((video, n), None) for video in videos]
+        return [v.motion(n, draws) if b is None else b.result() for v, b in zip(videos, begun, strict=True)]
 
 
 def label_of(seed: int, video: int, counts: Sequence[int]) -> int:

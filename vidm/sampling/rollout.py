@@ -26,7 +26,7 @@ from vidm.models.motion import MotionNetwork
 from vidm.models.posgn import Tables
 from vidm.sampling.clock import Clock
 from vidm.sampling.conditions import Residuals, positions
-from vidm.sampling.noise import VideoNoise, stacked
+from vidm.sampling.noise import Drawn, VideoNoise, stacked
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Rollout:
             self.predict_content = build(content.forward)
         self.motion_sampler = Sampler(motion.facts.diffusion, facts.sampler, facts.steps, **common)
         self.predict_motion = build(motion.predict)
+        self.drawn = Drawn(device)
         self.report = ""
 
     @torch.inference_mode()
@@ -93,7 +94,7 @@ class Rollout:
                 with clock("spynet"):
                     codes.append(network.motion_code(batch.first, batch.previous))
                 with clock("noise"):
-                    noise = stacked([v.motion(n, sampler.draws) for v in batch.noises], self.device)
+                    noise = stacked(self.drawn.motion(batch.noises, n, sampler.draws), self.device)
                 chains.append(sampler.start(noise))
             for step, t in enumerate(sampler.timesteps.to(self.device).split(1)):
                 tables = Tables(partial(clock, "coordinates"))
@@ -126,6 +127,7 @@ class Rollout:
         parts = [slice(k, k + per) for k in range(0, len(noises), per)]
         batches = [Batch(noises[part], None if label is None else label[part]) for part in parts]
         start = 1 if given is None else given.shape[1]
+        self.drawn.begin(noises, start, self.motion_sampler.draws)
         if given is None:
             first = self._shared_first_frames(noises, label)
             clips[:, 0] = as_bytes(first)
@@ -140,6 +142,8 @@ class Rollout:
         residuals = Residuals(self.motion, self.cache, self.clock)
         place = positions(frames, self.motion.frames, self.beyond)
         for n in range(start, frames):
+            if n + 1 < frames:
+                self.drawn.begin(noises, n + 1, self.motion_sampler.draws)
             self.next_frame(batches, n, place[n], residuals)
             with self.clock("io"):
                 for batch, part in zip(batches, parts, strict=True):
