@@ -27,16 +27,28 @@ def test_a_cpu_computes_in_bf16_where_it_has_avx_512():
     assert machine.has_bf16("cpu") == torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-@pytest.mark.parametrize("kind, asked, fast", [("cuda", "bf16", True), ("cuda", "fp32", False), ("cpu", "bf16", False)])
-def test_products_are_in_tf32_beside_bf16_alone(kind, asked, fast, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, asked, allowed",
+    [("cuda", "bf16", [True, True]), ("cuda", "fp32", [False, False]), ("cpu", "bf16", [False, True])],
+)
+def test_a_gpu_has_tf32_beside_bf16_alone(kind, asked, allowed, monkeypatch):
     monkeypatch.setattr(machine, "has_bf16", lambda kind: True)
-    before = torch.backends.cuda.matmul.allow_tf32
-    assert before is False, "PyTorch's default"
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    assert before == [False, True], "PyTorch's default"
     try:
-        machine.fast_products(torch.device(kind), asked)
-        assert torch.backends.cuda.matmul.allow_tf32 is fast
+        machine.set_tf32(torch.device(kind), asked)
+        assert [place.allow_tf32 for place in places] == allowed
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        for place, was in zip(places, before, strict=True):
+            place.allow_tf32 = was
+
+
+def test_a_gpu_s_batches_are_prepared_beside_it(monkeypatch):
+    for have, processes, loaders in ((16, 1, 8), (16, 4, 3), (8, 1, 7), (2, 1, 1), (1, 1, 0), (4, 8, 0)):
+        monkeypatch.setattr(machine, "cores", lambda have=have: have)
+        assert machine.loaders(torch.device("cuda"), processes) == loaders
+        assert machine.loaders(torch.device("cpu"), processes) == 0
 
 
 @pytest.mark.parametrize("there", [False, True])

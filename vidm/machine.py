@@ -20,6 +20,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def loaders(device, processes: int = 1) -> int:
+    """Processes that should prepare batches for each of so many on this machine: for a GPU one on each core that is
+    free, at most eight. A CPU has none to spare.
+    """
+    return max(0, min(8, cores() // processes - 1)) if device.type == "cuda" else 0
+
+
 def prepare(seed: int = 0, gpus: int | None = None):
     """The torch device to use, with threads capped by the machine and the weights' random start seeded.
 
@@ -65,16 +72,18 @@ def autocast(device, asked: str):
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def fast_products(device, asked: str) -> None:
-    """With bf16 on a GPU: TF32 for the matrix products that autocast leaves in fp32, from here to the process's end.
+def set_tf32(device, asked: str) -> None:
+    """Where a GPU may multiply in TF32, from here to the process's end.
 
-    They are PosGN's. In strict fp32 they would take longer than all convolutions (benchmarks/roofline.py); the ten bits
-    of TF32 keep a thousand steps apart, as bf16's seven do not.
+    With bf16: in the matrix products that autocast leaves in fp32. They are PosGN's. In strict fp32 they would take
+    longer than all convolutions (benchmarks/roofline.py); the ten bits of TF32 keep a thousand steps apart, as bf16's
+    seven do not. With fp32: nowhere, where PyTorch's default has it in convolutions.
     """
     import torch
 
-    if device.type == "cuda" and precision(device, asked) == "bf16":
-        torch.backends.cuda.matmul.allow_tf32 = True
+    if device.type == "cuda":
+        fast = precision(device, asked) == "bf16"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
 
 
 def full_precision(device):
@@ -88,7 +97,7 @@ def full_precision(device):
 
 @contextlib.contextmanager
 def exact(device):
-    """Full fp32 inside: no autocast, and no TF32 of a GPU, whatever the process has set (`fast_products`).
+    """Full fp32 inside: no autocast, and no TF32 of a GPU, whatever the process has set (`set_tf32`).
 
     Not by cudnn.flags: what it is not told it sets too, and cuDNN itself to off.
     """
@@ -111,7 +120,8 @@ def free_memory(device) -> int:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by the allocator, for later
+        return torch.cuda.mem_get_info(device)[0] + kept
     return max(0, int(min(psutil.virtual_memory().available, control_group_memory())))
 
 

@@ -284,7 +284,11 @@ class Running(Facts):
         None, description="of each node, one process each; 0: none is used; left out: one where there is one"
     )
     nodes: Positive = Field(1, description="more than one: on a SLURM cluster")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that prepare batches; 0: none of their own")
+    workers: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="processes that prepare batches, for each process that trains; 0: none of their own; left out: for "
+        "a GPU one on each core that is free, at most eight, else none",
+    )
     accumulation: Positive = Field(1, description="parts that a batch is cut into, where memory is short")
     compile: bool = Field(False, description="torch.compile; its rounding differs")
     gradient_checkpointing: bool = Field(False, description="less memory for a third more time")

@@ -199,8 +199,8 @@ def batches(
     """Batches of the global steps start..stop-1: dictionaries of tensors, `batch / world` items each.
 
     `batch` counts the items of all ranks. The same numbers for any number of workers, and together for any
-    number of ranks. Touches no global random state. pinned: page-locked by a thread of the loader, so that a copy
-    to a GPU waits for nothing.
+    number of ranks. Touches no global random state. pinned: page-locked, so that a copy to a GPU waits for
+    nothing; with workers by a thread of the loader, and ahead of time.
     """
     if batch % world:
         raise ValueError(f"batch = {batch} is not a multiple of {world} ranks")

@@ -49,7 +49,7 @@ def network(path: Path, device: torch.device) -> SpyNet:
 def flows(network: Flow, reference: Tensor, supporting: Tensor, device: torch.device) -> Tensor:
     """The flow of every pair, a few at a time, on the CPU."""
     parts = zip(reference.split(BATCH), supporting.split(BATCH), strict=True)
-    with torch.inference_mode():
+    with torch.inference_mode(), machine.exact(device):
         return torch.cat([network(a.to(device), b.to(device)).cpu() for a, b in parts])
 
 

@@ -52,7 +52,7 @@ def sample(
     seed = params.experiment(experiment).seed if wish.seed is None else wish.seed
     device = machine.prepare(seed)
     p = plan(params, experiment, content, motion, wish, device)
-    machine.fast_products(device, p.facts.precision)
+    machine.set_tf32(device, p.facts.precision)
     e = p.experiment
     target = out / ("samples.h5" if wish.shard is None else "shard_{}_of_{}.h5".format(*wish.shard))
     groups.refuse_overlap(target, p.seeds[0], p.numbers)

@@ -83,7 +83,7 @@ def train_part(
     # A SpyNet with a pyramid by size leaves its finer levels out.
     by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
     device = machine.prepare(experiment.seed, running.gpus)
-    machine.fast_products(device, facts.precision)
+    machine.set_tf32(device, facts.precision)
     accelerator = accelerator_of(device, unused=by_size, log_with=tracker() if running.dvclive else None)
     world, rank = accelerator.num_processes, accelerator.process_index
     if running.processes not in (1, world):
@@ -126,11 +126,14 @@ def train_part(
             trained.save(network, path, about | {"step": step, "samples": step * facts.batch} | more)
 
         pinned = accelerator.device.type == "cuda"
+        workers = running.workers
+        if workers is None:
+            workers = machine.loaders(accelerator.device, max(1, world // running.nodes))
         task = Task(
             name=f"{experiment.name} {part}",
             facts=facts,
             seed=experiment.seed,
-            batches=lambda step: batches(source, facts.batch, step, facts.steps, running.workers, rank, world, pinned),
+            batches=lambda step: batches(source, facts.batch, step, facts.steps, workers, rank, world, pinned),
             loss=loss,
             check=_unchanged(frames),
             preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
