@@ -192,6 +192,39 @@ def test_another_size_with_given_frames(params, models, tmp_path):
     assert read(tmp_path / "a" / "samples.h5").shape == (1, 4, 24, 24, 3)
 
 
+def test_photographs_as_first_frames(params, models, tmp_path):
+    """Of any size and shape, and turned by the camera: the centre, scaled by area."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    grey = np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) * 37 % 251
+    grey = np.repeat(np.pad(grey, ((0, 0), (10, 6)))[..., None], 3, axis=2).astype(np.uint8)  # 48 x 32
+    sideways = Image.Exif()
+    sideways[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(grey[:, 2:]).save(pictures / "a.png")
+    Image.fromarray(np.rot90(grey[:, 2:])).save(pictures / "b.png", exif=sideways)
+    Image.fromarray(grey[:16, 8:24]).save(pictures / "c.png")
+    Image.fromarray(grey[:8, 8:16]).save(pictures / "d.png")  # to be enlarged
+    run.sample(params, "dots", None, models[1], tmp_path / "o", Wish(first=pictures, videos=4))
+    first = read(tmp_path / "o" / "samples.h5")[:, 0]
+    centre = grey[:, 9:41].reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+    assert np.abs(first[0] - centre).max() <= 1, "Pillow rounds after rows and after columns"
+    assert np.array_equal(first[0], first[1]) and np.array_equal(first[2], grey[:16, 8:24])
+
+
+def test_networks_of_another_experiment_are_named_and_noted(params, models, tmp_path, capsys):
+    facts = params.experiment("dots").model_dump()
+    facts["motion"] |= {"conditioning_noise": 0.5, "diffusion": facts["motion"]["diffusion"] | {"prediction": "v"}}
+    other = params.model_copy(update={"experiments": {"dots": Experiment.model_validate(facts)}})
+    run.sample(other, "dots", *models, tmp_path / "o")
+    assert "its motion network is not what params.yaml says" in capsys.readouterr().err
+    said = groups.notes(tmp_path / "o" / "samples.h5")["sampling"]
+    assert said["networks_unlike_params"] == {"motion": ["conditioning_noise", "diffusion.prediction"]}
+    own = params.experiment("dots").motion
+    assert said["motion"] == {"conditioning_noise": own.conditioning_noise, "prediction": own.diffusion.prediction}
+    run.sample(params, "dots", *models, tmp_path / "p")
+    assert "networks_unlike_params" not in groups.notes(tmp_path / "p" / "samples.h5")["sampling"]
+
+
 def without_grid(path, out):
     with safe_open(path, "pt") as file:
         notes = json.loads(file.metadata()["vidm"])
@@ -202,8 +235,9 @@ def without_grid(path, out):
 
 REFUSED = [
     (Wish(frames=5), "--frames 5: .*knows 4 frames; .*--time-grid clamp"),
-    (Wish(first=Path("large")), r"large: frames are 24 x 24, to be sampled are 16 x 16.*--size 24"),
-    (Wish(first=Path("mixed")), r"b.png: 8 x 16 pixels"),
+    (Wish(first=Path("clips.h5"), size=24), r"clips.h5: frames are 16 x 16, to be sampled are 24 x 24.*--size 16"),
+    (Wish(first=Path("empty")), "empty: no image in it"),
+    (Wish(first=Path("nowhere")), r"nowhere: not there; give a folder of images, or a store"),
     (Wish(first=Path("broken")), r"a.png: not a readable image"),
     (Wish(first=Path("clips.h5"), videos=9), r"clips.h5: 4 clips or images.*the 9 asked"),
     (Wish(first=Path("clips.h5"), further=Path("clips.h5")), "one of them"),
@@ -217,10 +251,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("wish", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_refused_before_work_starts(params, models, store, tmp_path, wish, words):
-    for name, sizes in (("large", [(24, 24)]), ("mixed", [(16, 16), (8, 16)])):
-        (tmp_path / name).mkdir()
-        for k, size in enumerate(sizes):
-            Image.new("RGB", size).save(tmp_path / name / f"{'ab'[k]}.png")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no image")
     shutil.copy(store, tmp_path / "clips.h5")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vidm.data.store import FrameStore, clip_hash
 from vidm.errors import InputError
@@ -42,28 +42,24 @@ class Given:
         """(V, frames, S, S, 3) uint8."""
         if self.store is not None:
             return np.stack([self.store.read(self.which[k], 0, self.frames) for k in numbers])
-        return np.stack([_image(self.which[k])[None] for k in numbers])
+        return np.stack([_image(self.which[k], self.size)[None] for k in numbers])
 
 
-def first_frames(path: Path) -> Given:
+def first_frames(path: Path, side: int) -> Given:
     """Frame 0 of every clip of a store's test split (of all where it has none), or the images of a folder by name.
 
-    Raises InputError: nothing there, no image, images that are not squares of one size.
+    An image is turned as its camera noted, and its centre is cut out and scaled to `side` pixels.
+    Raises InputError: nothing there, no image.
     """
-    if not path.is_dir():
+    if path.is_file():
         return _clips(path, 1)
+    if not path.is_dir():
+        raise InputError(f"{path}: not there; give a folder of images, or a store (.h5), whose frames are frame 0")
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
     if not files:
         raise InputError(f"{path}: no image in it ({', '.join(sorted(IMAGES))}); give a folder of first frames")
-    hashes, size = [], 0
-    for file in files:
-        image = _image(file)
-        height, width = image.shape[:2]
-        size = size or width
-        if (height, width) != (size, size):
-            raise InputError(f"{file}: {width} x {height} pixels; first frames are squares of one size, here {size}")
-        hashes.append(clip_hash(image[None]))
-    return Given(path, 1, size, hashes, [""] * len(files), None, files)
+    hashes = [clip_hash(_image(file, side)[None]) for file in files]
+    return Given(path, 1, side, hashes, [""] * len(files), None, files)
 
 
 def whole_clips(path: Path) -> Given:
@@ -94,9 +90,13 @@ def _clips(path: Path, frames: int | None) -> Given:
     )
 
 
-def _image(path: Path) -> np.ndarray:
+def _image(path: Path, side: int) -> np.ndarray:
+    """(side, side, 3) uint8, the centre of an image file. Raises InputError."""
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            # Area averaging, as `vidm data extract` scales; BOX would enlarge by repeating pixels.
+            kernel = Image.Resampling.BOX if min(upright.size) >= side else Image.Resampling.BICUBIC
+            return np.asarray(ImageOps.fit(upright, (side, side), kernel))
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]})") from None

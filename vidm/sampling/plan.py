@@ -69,6 +69,8 @@ class Plan:
     size: int
     wish: Wish
     given: Given | None
+    unlike: dict[str, list[str]]
+    """{part: facts in which its network is not what the experiment would train}."""
 
     @property
     def total(self) -> int:
@@ -85,23 +87,26 @@ class Plan:
     @property
     def settings(self) -> dict[str, Any]:
         """What the report says under `sampling`."""
-        e, w, device = self.experiment, self.wish, next(self.motion.parameters()).device
+        w, device = self.wish, next(self.motion.parameters()).device
+        # Of the networks themselves: params.yaml may say otherwise by now.
+        content = {} if self.content is None else {"prediction": self.content.facts.diffusion.prediction}
         facts = self.facts.model_dump(mode="json", exclude=APART) | {
             "seeds": {"seed": self.seeds[0], "videos": [self.numbers.start, self.numbers.stop - 1], **self._several},
             "frames": self.frames,
             "device": device.type,
             "precision": machine.precision(device, self.facts.precision),
             "motion": {
-                "conditioning_noise": e.motion.conditioning_noise,
-                "prediction": e.motion.diffusion.prediction,
+                "conditioning_noise": self.motion.facts.conditioning_noise,
+                "prediction": self.motion.facts.diffusion.prediction,
             },
-            "content": {"prediction": e.content.diffusion.prediction},
+            "content": content,
         }
         asked = {
             "time_grid": self.beyond,
             "class": w.cls,
             "size": w.size,
             "motions": w.motions if w.motions > 1 else None,
+            "networks_unlike_params": self.unlike or None,
         }
         if self.given is not None:
             asked["given"] = {"frames": self.given.frames, "sha256": self.given.sha256}
@@ -156,15 +161,18 @@ def shard_of(text: str) -> tuple[int, int] | None:
 def plan(params: Params, experiment: str, content: Path | None, motion: Path, wish: Wish, device: torch.device) -> Plan:
     """Load the networks and check everything that can be. Raises InputError."""
     e = params.experiment(experiment)
-    checkpoints, content_network, given = {}, None, _given(wish)
+    checkpoints, unlike, content_network = {}, {}, None
     if content is not None:
         content_network, content_notes = trained.load(content, "content", device)
         _fit(params, e, content, content_notes)
         checkpoints["content"] = _facts(content, content_notes)
+        unlike |= _unlike(content_network, e, "content")
     motion_network, notes = trained.load(motion, "motion", device)
     _fit(params, e, motion, notes)
     checkpoints["motion"] = _facts(motion, notes)
+    unlike |= _unlike(motion_network, e, "motion")
     size, grid = notes["size"], notes["frames"]
+    given = _given(wish, wish.size or size)
     if content is not None:
         if content_notes["classes"] != notes["classes"]:
             raise InputError(
@@ -175,8 +183,8 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
         raise InputError("--content: is needed where no first frames are given (--first, --continue)")
     if grid != e.frames:
         raise InputError(
-            f"{motion}: trained for {grid} frames, experiments.{e.name}.frames is {e.frames}; "
-            "train again, or set it back"
+            f"{motion}: trained for {grid} frames, experiments.{e.name}.frames is {e.frames}; set it to {grid}, or "
+            "train again"
         )
     facts, frames = e.sampling, wish.frames or e.sampling.frames or e.frames
     beyond = wish.beyond or (facts.time_grid if frames > grid else None)
@@ -201,7 +209,7 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
         numbers = groups.shard(total, k, shards)
     return Plan(
         e, facts, content_network, motion_network, checkpoints, notes["classes"], seeds, each, numbers, frames, beyond,
-        side, wish, given,
+        side, wish, given, unlike,
     )  # fmt: skip
 
 
@@ -215,11 +223,25 @@ def _fit(params: Params, e: Experiment, path: Path, notes: dict[str, Any]) -> No
         raise InputError(f"{path}: trained at {notes['size']} pixels, dataset '{e.dataset}' has {size}; train again")
 
 
-def _given(wish: Wish) -> Given | None:
+def _unlike(network: nn.Module, e: Experiment, part: str) -> dict[str, list[str]]:
+    """{part: keys} where the network is another one than the experiment's; how it was trained is left out."""
+
+    def flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        nested = (flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in facts.items())
+        return {k: v for each in nested for k, v in each.items()}
+
+    have, said = (
+        flat(facts.model_dump(mode="json", exclude={"training"})) for facts in (network.facts, getattr(e, part))
+    )
+    keys = sorted(key for key in have.keys() | said.keys() if have.get(key) != said.get(key))
+    return {part: keys} if keys else {}
+
+
+def _given(wish: Wish, side: int) -> Given | None:
     if wish.first is not None and wish.further is not None:
         raise InputError("--first and --continue: one of them")
     if wish.first is not None:
-        return givens.first_frames(wish.first)
+        return givens.first_frames(wish.first, side)
     return None if wish.further is None else givens.whole_clips(wish.further)
 
 
