@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ def write_store(path, lengths, split, seed, origin="procedural", attributes=None
 
 
 def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"]):
-    attributes = {"checkpoints": json.dumps(CHECKPOINTS), "sampling": json.dumps(SAMPLING | {"seeds": seeds})}
+    attributes = {"checkpoints": CHECKPOINTS, "sampling": SAMPLING | {"seeds": seeds}, "experiment": "tiny"}
+    attributes = {key: json.dumps(value) for key, value in attributes.items()}
     return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes)
 
 
@@ -170,7 +172,28 @@ def test_samples_that_don_t_fit_are_refused(params, project, detector):
     one = write_samples(project / "single.h5", count=1)
     with pytest.raises(InputError, match=r"single\.h5: 1 videos .*a covariance, and so an FVD, needs 2 or more"):
         report.evaluate(params, "tiny", frames, one, out)
+    samples = project / "samples.h5"
+    twin = params.experiments["tiny"].model_copy(update={"name": "twin"})
+    both = params.model_copy(update={"experiments": params.experiments | {"twin": twin}})
+    with pytest.raises(InputError, match=r"samples\.h5: videos of 'tiny', not of 'twin'"):
+        report.evaluate(both, "twin", frames, samples, out)
+    large = params.datasets["sky"].model_copy(update={"resolution": 2 * SIDE})
+    with pytest.raises(InputError, match=r"frames\.h5: frames are 12 pixels, datasets\.sky\.resolution is 24"):
+        report.evaluate(params.model_copy(update={"datasets": {"sky": large}}), "tiny", frames, samples, out)
     assert not out.exists()
+
+
+def test_a_baseline_that_can_t_be_is_named(detector, project):
+    """Four real videos of sixteen frames: two beside two can be held out, none beside four."""
+    real, fake = (np.random.default_rng(k).integers(0, 256, (4, 16, SIDE, SIDE, 3), np.uint8) for k in (0, 1))
+    np.save(project / "real.npy", real)
+    np.save(project / "fake.npy", fake)
+    paths = project / "real.npy", [project / "fake.npy"]
+    text = report.between(*paths, baselines=True)
+    assert "real.npy has 4 videos, and 4 held out beside the 4 measured are 8; give more, or measure 2" in text
+    assert not re.search(r"^floor", text, re.M)
+    text = report.between(*paths, baselines=True, videos=2)
+    assert re.search(r"^floor .* real videos held out$", text, re.M) and "no floor" not in text
 
 
 def test_between_takes_stores_arrays_and_folders(detector, project):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidm.errors import InputError
 from vidm.metrics.clipset import ClipSet
 from vidm.metrics.i3d import I3D
 from vidm.metrics.inception import Inception, frames_to_input
@@ -116,9 +117,11 @@ class Logits(Series):
 
 
 class Pooled(Series):
-    """Inception features (N,k,2048) float32 of k frames of each clip, spread evenly over it."""
+    """Inception features (N,k,2048) float32 of k frames of each clip, spread evenly over it. InputError above all."""
 
     def __init__(self, model: Inception, frames: int, per_clip: int) -> None:
+        if per_clip > frames:
+            raise InputError(f"FID of {per_clip} frames a clip: its window has {frames}; nearest: {frames}")
         self.device = next(model.parameters()).device
         super().__init__(per_clip, self.device)
         self.model = model

@@ -208,6 +208,12 @@ class Measurement:
             )
         if n < rules.videos:
             said.append(f"{n} videos of each set, the protocol asks for {rules.videos}")
+        if self.extras.baselines and "floor" not in self.others:
+            real = self.sets["real"]
+            said.append(
+                f"no floor and no static: {real.name} has {len(real)} videos, and {n} held out beside the {n} measured "
+                f"are {2 * n}; give more, or measure {len(real) // 2}"
+            )
         if rules.trials > 1 and n == len(self.sets["real"]) == len(self.sets["fake"]):
             said.append(f"all {rules.trials} trials are of the same windows: there are no more than {n}")
         if not rules.resize_verified:

@@ -43,15 +43,21 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def made_by(samples: Path) -> dict[str, Any]:
-    """`checkpoints` and `sampling` as `vidm sample` noted them in its store. Raises InputError."""
+def made_by(samples: Path, experiment: str) -> dict[str, Any]:
+    """`checkpoints` and `sampling` as `vidm sample` noted them in its store.
+
+    Raises InputError where it is none, or one of another experiment.
+    """
     try:
         with h5py.File(samples, "r") as file:
-            return {key: json.loads(file.attrs[key]) for key in ("checkpoints", "sampling")}
+            found = {key: json.loads(file.attrs[key]) for key in ("checkpoints", "sampling", "experiment")}
     except FileNotFoundError:
         raise InputError(f"{samples}: no such file; make it with vidm sample") from None
     except (OSError, KeyError, ValueError):
         raise InputError(f"{samples}: not a store that vidm sample wrote; make it again") from None
+    if (of := found.pop("experiment")) != experiment:
+        raise InputError(f"{samples}: videos of '{of}', not of '{experiment}'; name that, or sample {experiment}")
+    return found
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

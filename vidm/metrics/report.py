@@ -171,8 +171,14 @@ def evaluate(
     e = params.experiment(experiment)
     facts, device = e.metrics, machine.prepare(e.seed)
     rules = [find(name, params.protocols) for name in facts.protocols]
-    made = provenance.made_by(samples)
+    made = provenance.made_by(samples, e.name)
     with FrameStore(frames) as data, FrameStore(samples) as generated:
+        resolution = params.dataset(e.dataset).resolution
+        if data.resolution != resolution:
+            raise InputError(
+                f"{frames}: frames are {data.resolution} pixels, datasets.{e.dataset}.resolution is {resolution}; "
+                "extract again, or name the experiment's own store"
+            )
         if data.shape != generated.shape:
             raise InputError(
                 f"{samples}: frames are {generated.shape[1]} x {generated.shape[0]}, those of {frames} are "

@@ -18,7 +18,9 @@ def summary(report: dict[str, Any]) -> str:
     """A report as a small table: the value, what it can be read against, what it was made of, the warnings."""
     name = report.get("experiment", "fake")
     rows = [("", "FVD", ""), (name, number(report["fvd"]), trust(report))]
-    rows += [(k, number(v), MEANING.get(k, "")) for k, v in report.get("baselines", {}).items()]
+    held = "test clips" if "experiment" in report else "real videos held out"
+    meaning = {k: text.replace("test clips", held) for k, text in MEANING.items()}
+    rows += [(k, number(v), meaning.get(k, "")) for k, v in report.get("baselines", {}).items()]
     lines = columns(rows, left=(0, 2))
     lines += further(report)
     p, data = report["protocol"], report["data"]
