@@ -86,9 +86,24 @@ def test_config_that_vidm_would_not_see_is_refused(project):
 
 
 def test_unknown_experiment_names_the_nearest(project):
-    ended = project.run("snakemake", "--dry-run", "--cores", "1", "results/smok_fvd.json")
-    assert ended.returncode != 0
-    assert "did you mean 'smoke'" in ended.stdout
+    """In a few lines, whichever file it is asked by."""
+    for target in (
+        "results/smok_fvd.json",
+        "results/smok_ablations.json",
+        "results/Smoke/samples/contact_sheet.png",
+        "results/smok/figures/index.html",
+        "models/smok/content.safetensors",
+    ):
+        ended = project.run("snakemake", "--dry-run", "--cores", "1", target)
+        assert ended.returncode == 1
+        assert re.search(rf"^{target}: experiment '\w+' is not in .*; did you mean 'smoke", ended.stdout, re.MULTILINE)
+        assert "Traceback" not in ended.stdout and ended.stdout.count("\n") < 6
+
+
+def test_other_files_are_not_taken_for_an_experiments(project):
+    assert project.planned("results/tables/index.html") == {"tables", "tables_page"}
+    ended = project.run("snakemake", "--cleanup-metadata", "results/gone_fvd.json")
+    assert "metadata was not present" in ended.stdout
 
 
 def test_declared_videos_are_as_many_as_the_sheet_shows(project):
@@ -194,8 +209,9 @@ def test_no_video_and_nothing_to_render(tmp_path):
     text = (project.folder / "params.yaml").read_text(encoding="utf-8")
     (project.folder / "params.yaml").write_text(re.sub(r"    procedural: .*\n", "", text), encoding="utf-8")
     ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
-    assert ended.returncode != 0
-    assert "data/raw/smoke: no video there" in ended.stdout
+    assert ended.returncode == 1
+    assert f"\n{TARGET}: data/raw/smoke: no video there" in ended.stdout
+    assert "Traceback" not in ended.stdout
 
 
 def training_of(project, *options: str) -> tuple[str, dict[str, str]]:

@@ -115,7 +115,11 @@ def on_nodes(value):
 
 def rendered(wildcards):
     """The embedded sky, where the raw folder has no video."""
-    facts = dataset(wildcards)
+    return sky_of(wildcards.dataset)
+
+
+def sky_of(name):
+    facts = FACTS.dataset(name)
     if layouts.has_videos(facts.raw):
         return []
     raw = Path(facts.raw)
@@ -123,10 +127,10 @@ def rendered(wildcards):
         raise WorkflowError(f"{raw}: its videos are kept by DVC and not here; fetch them: dvc pull")
     if facts.procedural is None:
         raise WorkflowError(
-            f"{facts.raw}: no video there, and datasets.{wildcards.dataset} of {PARAMS} has no 'procedural' "
+            f"{facts.raw}: no video there, and datasets.{name} of {PARAMS} has no 'procedural' "
             "block to render instead; put videos there"
         )
-    return f"data/rendered/{wildcards.dataset}"
+    return f"data/rendered/{name}"
 
 
 @functools.cache
@@ -232,3 +236,34 @@ def other(wildcards):
 wildcard_constraints:
     dataset="[a-z0-9-]+",
     experiment="[a-z0-9-]+",
+
+
+# Files that only a known experiment has, by which it is asked for.
+NAMED = (
+    r"results/([^/]+)_(?:fvd|ablations)\.json",
+    r"results/([^/]+)/(?:samples/.+|report/.+|figures/index\.html)",
+    r"models/([^/]+)/.+",
+)
+
+
+def impossible(words):
+    """What a target of the command line lacks: an experiment of that name, or its videos. Input functions would say
+    so too, but amid a traceback. A Snakefile is not told the targets; what is none of NAMED is left to Snakemake.
+    """
+    if {"--cleanup-metadata", "--cm"}.intersection(words):
+        return None  # of files whose experiment may be gone
+    for word in words:
+        match = next(filter(None, (re.fullmatch(pattern, word) for pattern in NAMED)), None)
+        if match is None or os.path.exists(word):
+            continue
+        try:
+            name = FACTS.experiment(match[1]).dataset
+            if word.endswith("_fvd.json") and not os.path.exists(f"data/frames/{name}.h5"):
+                sky_of(name)
+        except (ConfigError, WorkflowError) as error:
+            return f"{word}: {error}"
+    return None
+
+
+if fault := impossible(sys.argv[1:]):
+    raise WorkflowError(fault)
