@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from vidm.config import Content, Diffusion, Motion, Network
+from vidm.config import Content, Diffusion, Experiment, Motion, Network, Sampling
 from vidm.errors import InputError
 from vidm.models import trained
 from vidm.models.posgn import PosGN, unit
 from vidm.models.spynet import SpyNet, warp
-from vidm.models.summary import kept
+from vidm.models.summary import kept, parts
 
 SMALL = Network(channels=32, multipliers=(1, 2), blocks=1, attention=(8,), head_channels=32, groups=8)
 SIZE, FRAMES = 16, 8
@@ -318,6 +318,24 @@ def test_what_a_training_keeps_by_hand():
         x = torch.empty(2, 3, 16, 16)
     assert kept(network, (x,)) == 4 * 2 * 16 * 16 * (3 + 8)
     assert kept(network, (x[:1],)) == 4 * 16 * 16 * (2 * 3 + 8), "a slice keeps the whole"
+
+
+def small(**facts):
+    return Experiment(name="small", dataset="", content=Content(network=SMALL), motion=Motion(network=SMALL), **facts)
+
+
+def test_a_video_costs_the_frames_that_are_sampled():
+    """Which may be more than the grid that the motion network is trained for."""
+    sampling = {"steps": 5, "content_steps": 7}
+    calls = {
+        frames: {(p.network, p.name): p.calls for p in parts(small(sampling=Sampling(frames=frames, **sampling)), SIZE)}
+        for frames in (None, 33)
+    }
+    for frames, further in ((None, 15), (33, 32)):
+        assert calls[frames]["content", "U-Net"] == 7
+        assert calls[frames]["motion", "U-Net"] == 5 * further
+        assert calls[frames]["motion", "residual encoder"] == 5
+        assert calls[frames]["motion", "SpyNet"] == further
 
 
 def test_save_and_load(tmp_path, inputs):

@@ -41,7 +41,8 @@ def parts(experiment: Experiment, size: int, classes: int = 0) -> list[Part]:
     e, sampling = experiment, experiment.sampling
     content, content_inputs = on_meta("content", e, size, classes)
     motion, motion_inputs = on_meta("motion", e, size, classes)
-    steps = sampling.steps * (e.frames - 1)  # of all frames but the first
+    further = frames_of(e) - 1  # all frames but the first
+    steps = sampling.steps * further
     residual = {"features": sampling.steps, "features-n": steps, "output": 1, "none": 0}[e.motion.residual]
     second = "residual U-Net" if e.motion.residual == "output" else "residual encoder"
     every = sampling.content_steps
@@ -52,9 +53,14 @@ def parts(experiment: Experiment, size: int, classes: int = 0) -> list[Part]:
             motion_inputs,
             {"unet": "U-Net", "residual": second, "spynet": "SpyNet", "embedding": "time"},
             steps,
-            {"residual": residual, "spynet": e.frames - 1},
+            {"residual": residual, "spynet": further},
         ),
     ]
+
+
+def frames_of(experiment: Experiment) -> int:
+    """Of each video that the experiment samples, which may be more than its motion network was trained for."""
+    return experiment.sampling.frames or experiment.frames
 
 
 def on_meta(part: str, experiment: Experiment, size: int, classes: int = 0) -> tuple[nn.Module, tuple]:
@@ -122,7 +128,7 @@ def describe(params: Params, names: Iterable[str]) -> str:
         e, found = params.experiment(name), _of(params, name)
         content, motion = (sum(p.gflops for p in found if p.network == part) for part in ("content", "motion"))
         lines.append(
-            f"{name:<28}{params.dataset(e.dataset).resolution:>7}{e.frames:>7}"
+            f"{name:<28}{params.dataset(e.dataset).resolution:>7}{frames_of(e):>7}"
             f"{sum(p.parameters for p in found) / 1e6:>12.2f}{content:>9.1f}{motion:>9.1f}"
             f"{sum(p.gflops * p.calls for p in found) / 1e3:>10.2f}"
         )
@@ -138,7 +144,7 @@ def _table(params: Params, name: str) -> str:
     e, found = params.experiment(name), _of(params, name)
     s, row = e.sampling, "{:<28}{:>12}{:>9}{:>13}{:>15}".format
     lines = [
-        f"{name}: {params.dataset(e.dataset).resolution} pixels, {e.frames} frames, data set {e.dataset}",
+        f"{name}: {params.dataset(e.dataset).resolution} pixels, {frames_of(e)} frames, data set {e.dataset}",
         "",
         row("", "parameters", "GFLOPs", "of them", "calls"),
         row("", "M", "a call", "coordinates", "a video"),
