@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from vidm.config import Content, Diffusion, Experiment, Motion, Network, Sampling
+from vidm.config import Content, Diffusion, Experiment, Motion, Network, Sampling, Training
 from vidm.errors import InputError
-from vidm.models import trained
+from vidm.models import summary, trained
 from vidm.models.posgn import PosGN, unit
 from vidm.models.spynet import SpyNet, warp
 from vidm.models.summary import kept, parts
@@ -336,6 +336,23 @@ def test_a_video_costs_the_frames_that_are_sampled():
         assert calls[frames]["motion", "U-Net"] == 5 * further
         assert calls[frames]["motion", "residual encoder"] == 5
         assert calls[frames]["motion", "SpyNet"] == further
+
+
+def test_equal_networks_are_measured_once(monkeypatch):
+    """How they are trained and sampled makes no other network; what makes one is measured anew."""
+    built = []
+    build = trained.build
+    monkeypatch.setattr(trained, "build", lambda part, *facts: built.append(part) or build(part, *facts))
+    summary._measured.cache_clear()
+    once = parts(small(), SIZE)
+    assert built == ["content", "motion"]
+    other = Content(network=SMALL, training=Training(steps=9), diffusion=Diffusion(loss="mse"))
+    assert parts(small().model_copy(update={"content": other, "sampling": Sampling(videos=3)}), SIZE) == once
+    assert built == ["content", "motion"]
+    for facts in (Motion(network=SMALL, posgn=False), Motion(network=SMALL, diffusion=Diffusion(steps=500))):
+        assert parts(small().model_copy(update={"motion": facts}), SIZE)[:3] == once[:3]
+    assert built == ["content", "motion", "motion", "motion"]
+    assert parts(small(), 2 * SIZE)[0].gflops > 3 * once[0].gflops
 
 
 def test_save_and_load(tmp_path, inputs):

@@ -7,6 +7,7 @@ keeps is every tensor that autograd holds between a forward pass and its gradien
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidm.config import Experiment, Params
+from vidm import progress
+from vidm.config import Content, Diffusion, Experiment, Motion, Params, Training
 from vidm.models import trained
-from vidm.models.content import ContentNetwork
 from vidm.models.posgn import PosGN
 
 STATE = 20  # bytes a parameter in training: fp32 weight and gradient, two moments of AdamW, the average
@@ -39,21 +40,17 @@ class Part:
 def parts(experiment: Experiment, size: int, classes: int = 0) -> list[Part]:
     """Every part of the content and the motion network at `size` pixels."""
     e, sampling = experiment, experiment.sampling
-    content, content_inputs = on_meta("content", e, size, classes)
-    motion, motion_inputs = on_meta("motion", e, size, classes)
     further = frames_of(e) - 1  # all frames but the first
     steps = sampling.steps * further
     residual = {"features": sampling.steps, "features-n": steps, "output": 1, "none": 0}[e.motion.residual]
     second = "residual U-Net" if e.motion.residual == "output" else "residual encoder"
     every = sampling.content_steps
+    content = {"unet": "U-Net", "embedding": "time", "constant": "constant"}
+    motion = {"unet": "U-Net", "residual": second, "spynet": "SpyNet", "embedding": "time"}
     return [
-        *_parts(content, content_inputs, {"unet": "U-Net", "embedding": "time", "constant": "constant"}, every),
+        *_parts("content", e, size, classes, content, dict.fromkeys(content, every)),
         *_parts(
-            motion,
-            motion_inputs,
-            {"unet": "U-Net", "residual": second, "spynet": "SpyNet", "embedding": "time"},
-            steps,
-            {"residual": residual, "spynet": further},
+            "motion", e, size, classes, motion, dict.fromkeys(motion, steps) | {"residual": residual, "spynet": further}
         ),
     ]
 
@@ -65,9 +62,12 @@ def frames_of(experiment: Experiment) -> int:
 
 def on_meta(part: str, experiment: Experiment, size: int, classes: int = 0) -> tuple[nn.Module, tuple]:
     """A network without numbers, and the inputs of one item."""
-    e = experiment
+    return _on_meta(part, getattr(experiment, part), size, experiment.frames, classes)
+
+
+def _on_meta(part: str, facts: Content | Motion, size: int, frames: int, classes: int) -> tuple[nn.Module, tuple]:
     with torch.device("meta"):
-        network = trained.build(part, getattr(e, part), size, e.frames, classes)
+        network = trained.build(part, facts, size, frames, classes)
         image, one = torch.empty(1, 3, size, size), torch.zeros(1, dtype=torch.long)
     inputs = (image, one) if part == "content" else (image, one, one, image, image)
     return network, (*inputs, *([one] if classes else []))
@@ -91,21 +91,33 @@ def kept(network: nn.Module, inputs: tuple) -> int:
 
 
 def _parts(
-    network: nn.Module,
-    inputs: tuple,
-    names: dict[str, str],
-    calls: int,
-    rarer: Mapping[str, int] = MappingProxyType({}),
+    network: str, e: Experiment, size: int, classes: int, names: dict[str, str], calls: dict[str, int]
 ) -> Iterator[Part]:
-    """The parts that `network` has of `names` ({attribute: name})."""
-    kind = "content" if isinstance(network, ContentNetwork) else "motion"
+    """The parts that the network has of `names` ({attribute: name})."""
+    facts = getattr(e, network)
+    # How a network is trained makes it no other one.
+    diffusion = Diffusion(steps=facts.diffusion.steps, variance=facts.diffusion.variance)
+    facts = facts.model_copy(update={"training": Training(), "diffusion": diffusion})
+    measured = _measured(network, facts, size, e.frames, classes, tuple(names))
+    for path, (parameters, gflops, coordinates) in measured.items():
+        yield Part(network, names[path], parameters, gflops, coordinates, calls[path])
+
+
+@functools.cache
+def _measured(
+    part: str, facts: Content | Motion, size: int, frames: int, classes: int, paths: tuple[str, ...]
+) -> Mapping[str, tuple[int, float, float]]:
+    """(parameters, GFLOPs, those of coordinates) of the attributes that the network has. Once for equal networks."""
+    network, inputs = _on_meta(part, facts, size, frames, classes)
     gflops = _gflops(network, inputs)
     norms = [path for path, module in network.named_modules() if isinstance(module, PosGN)]
-    for path, name in names.items():
+    found = {}
+    for path in paths:
         own = [p.numel() for key, p in network.named_parameters() if key == path or key.startswith(f"{path}.")]
         if own:
             coordinates = sum(gflops.get(norm, 0.0) for norm in norms if norm.startswith(f"{path}."))
-            yield Part(kind, name, sum(own), gflops.get(path, 0.0), coordinates, rarer.get(path, calls))
+            found[path] = sum(own), gflops.get(path, 0.0), coordinates
+    return MappingProxyType(found)
 
 
 def _gflops(network: nn.Module, inputs: tuple) -> dict[str, float]:
@@ -124,14 +136,16 @@ def describe(params: Params, names: Iterable[str]) -> str:
     head = f"{'experiment':<28}{'pixels':>7}{'frames':>7}{'parameters':>12}{'content':>9}{'motion':>9}{'a video':>10}"
     unit = f"{'':<28}{'':>7}{'':>7}{'M':>12}{'GFLOPs':>9}{'GFLOPs':>9}{'TFLOPs':>10}"
     lines = [head, unit]
-    for name in names:
-        e, found = params.experiment(name), _of(params, name)
-        content, motion = (sum(p.gflops for p in found if p.network == part) for part in ("content", "motion"))
-        lines.append(
-            f"{name:<28}{params.dataset(e.dataset).resolution:>7}{frames_of(e):>7}"
-            f"{sum(p.parameters for p in found) / 1e6:>12.2f}{content:>9.1f}{motion:>9.1f}"
-            f"{sum(p.gflops * p.calls for p in found) / 1e3:>10.2f}"
-        )
+    with progress.bar(len(names), "networks", "experiments") as bar:
+        for name in names:
+            e, found = params.experiment(name), _of(params, name)
+            content, motion = (sum(p.gflops for p in found if p.network == part) for part in ("content", "motion"))
+            lines.append(
+                f"{name:<28}{params.dataset(e.dataset).resolution:>7}{frames_of(e):>7}"
+                f"{sum(p.parameters for p in found) / 1e6:>12.2f}{content:>9.1f}{motion:>9.1f}"
+                f"{sum(p.gflops * p.calls for p in found) / 1e3:>10.2f}"
+            )
+            bar.advance(1, name)
     return "\n".join(lines)
 
 
