@@ -3,6 +3,8 @@
 CORES ?= all
 # Of `make report`, one or several.
 EXPERIMENTS ?= sky
+# Of `make pull`; left out, sky's. Not from the environment, where others have a TARGET, too.
+TARGET :=
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/ready
@@ -19,7 +21,7 @@ help:
 	@echo "make results/sky_fvd.json   train, sample and measure; any file below results/ that the Snakefile makes"
 	@echo "make test                   the whole test suite"
 	@echo "make lab                    JupyterLab on the notebooks"
-	@echo "make pull                   fetch the results of the last commit from the DVC remote"
+	@echo "make pull                   fetch the results of the last commit from the DVC remote; TARGET=results/waves_fvd.json"
 	@echo "make repro                  dvc repro: run what changed and note it in dvc.lock"
 	@echo "make report                 results/report.html: what was made, how, how long it took; EXPERIMENTS='sky waves'"
 	@echo "make docs                   the documentation as a site: docs/_build/html/index.html"
@@ -42,7 +44,7 @@ lab: $(READY)
 	    $(LAB) notebooks
 
 pull: $(READY)
-	@$(PYTHON) workflow/scripts/pull.py
+	@$(PYTHON) workflow/scripts/pull.py $(TARGET)
 
 repro: $(READY)
 	@$(VENV)/bin/dvc repro

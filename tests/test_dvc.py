@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from project import ROOT, Project, copy
+from project import ROOT, Project, copy, recipe
 from test_workflow import video
 
 pytestmark = pytest.mark.pipeline
@@ -116,6 +116,13 @@ def test_pull_without_a_remote(tmp_path):
     ended = copy(tmp_path / "alone").run("python", "workflow/scripts/pull.py")
     assert ended.returncode == 2
     assert ended.stdout.count("\n") == 1 and "dvc remote add" in ended.stdout
+
+
+def test_pull_takes_the_target_from_make():
+    (command,) = recipe("pull")
+    assert command[1:] == ["workflow/scripts/pull.py"]
+    (command,) = recipe("pull", "TARGET=results/waves_fvd.json")
+    assert command[1:] == ["workflow/scripts/pull.py", "results/waves_fvd.json"]
 
 
 def test_fresh_clone_without_raw_data_pulls_and_has_nothing_to_do(pushed, tmp_path):

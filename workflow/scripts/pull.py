@@ -27,6 +27,7 @@ def stop(line: str) -> None:
 
 def last_line(ended: subprocess.CompletedProcess) -> str:
     lines = (ended.stderr.strip() or ended.stdout.strip()).splitlines()
+    lines = [line for line in lines if not line.startswith("  File ")]  # where Snakemake's files raised it
     return lines[-1].removeprefix("ERROR: ") if lines else f"exit code {ended.returncode}"
 
 
