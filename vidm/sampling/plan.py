@@ -22,6 +22,8 @@ from vidm.sampling.noise import VideoNoise, label_of
 # What does not decide about a video.
 APART = {"videos", "seeds", "frames", "time_grid", "sheet", "batch", "group", "shards"}
 
+TRAINING = {"training", "spynet", "spynet_finetuned"}  # facts that leave no trace in a network's structure
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -230,9 +232,7 @@ def _unlike(network: nn.Module, e: Experiment, part: str) -> dict[str, list[str]
         nested = (flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": v} for k, v in facts.items())
         return {k: v for each in nested for k, v in each.items()}
 
-    have, said = (
-        flat(facts.model_dump(mode="json", exclude={"training"})) for facts in (network.facts, getattr(e, part))
-    )
+    have, said = (flat(facts.model_dump(mode="json", exclude=TRAINING)) for facts in (network.facts, getattr(e, part)))
     keys = sorted(key for key in have.keys() | said.keys() if have.get(key) != said.get(key))
     return {part: keys} if keys else {}
 
