@@ -9,7 +9,8 @@ tiles are left out: real code is slower.
 
     naive   fp32, convolutions in TF32 (PyTorch's default), coordinates on the whole grid: each operation reads its
             inputs from memory and writes its result there
-    eager   ours: bf16 (floats count half), the coordinates' MLP in fp32 with TF32 products (`machine.fast_products`)
+    eager   ours: bf16 (floats count half), the coordinates' MLP in fp32 with TF32 products (`machine.set_tf32`); a
+            GPU's group norm works on NCHW, so that a map in channels_last is copied before it and behind it
     fused   as eager, and whatever is elementwise costs nothing: only convolutions, products and the moments of norms
             touch memory. No compiler gets below it.
     strict  as fused, without TF32
@@ -82,6 +83,8 @@ class Roofline(TorchDispatchMode):
                 return out
             if name.startswith("native_group_norm"):
                 size = sum(inputs.values())
+        elif self.kind == "eager" and name.startswith("native_group_norm"):
+            size *= 3
         self.add(flops, size, peak)
         return out
 
