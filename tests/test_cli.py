@@ -108,6 +108,9 @@ BAD = [
     (["sample", "sky", "--content", "{tmp}/c", "--motion", "{tmp}/m", "--out", "{tmp}/o"], "{tmp}/c"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--shard", "2-4"], "--shard '2-4': is not K/N"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--first", "{tmp}"], "{tmp}: no image in it"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/bad.yaml"], "bad.yaml: is a file, no folder"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/bad.yaml/o"], "{tmp}/bad.yaml is a file, no folder"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--runs", "{tmp}/bad.yaml"], "bad.yaml: is a file"),
     (["gather", "sky", "{tmp}/text.h5", "--out", "{tmp}/o"], "text.h5: not a file of vidm sample"),
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png"], "text.h5"),
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.avi"], "o.avi: ends in none of .mp4"),
@@ -122,6 +125,21 @@ BAD = [
     (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/none.yaml"], "no such file"),
     (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/bad.yaml"], "experimets"),
 ]
+# A folder has the name of what is to be written: said before any work, and so before other input is missed.
+BAD += [
+    ([*words, "{tmp}/empty"], "empty: is a folder; give a file's name")
+    for words in (
+        ["weights", "fetch", "spynet-procedural", "--out"],
+        ["data", "extract", "{tmp}/none", "--dataset", "sky", "--out"],
+        ["train", "content", "sky", "--frames", "{tmp}/none.h5", "--out"],
+        ["train", "motion", "sky", "--frames", "{tmp}/none.h5", "--out"],
+        ["train", "spynet", "--out"],
+        ["fvd", "{tmp}/none.npy", "{tmp}/none.npy", "--json"],
+        ["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out"],
+        ["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out", "{tmp}/o", "--nearest"],
+        ["schema", "--out"],
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +147,7 @@ def bad(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bad")
     (folder / "text.h5").write_text("not HDF5", encoding="utf-8")
     (folder / "reports").mkdir()
+    (folder / "empty").mkdir()
     (folder / "reports" / "x_fvd.json").write_text("{}", encoding="utf-8")
     (folder / "bad.yaml").write_text("model_version: 1\nexperimets: {}\n", encoding="utf-8")
     np.save(folder / "a.npy", np.zeros((2, 16, 8, 8, 3), np.uint8))

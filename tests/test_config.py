@@ -225,9 +225,9 @@ def test_shipped_params_pass_both(shipped):
 
 def test_schema_on_disk_is_the_models(vidm, tmp_path):
     """What editors complete params.yaml by."""
-    assert vidm("schema", "--out", tmp_path / "schema.json").returncode == 0
+    assert vidm("schema", "--out", tmp_path / "new" / "schema.json").returncode == 0
     shipped = (ROOT / "workflow/schemas/params.schema.json").read_text(encoding="utf-8")
-    assert (tmp_path / "schema.json").read_text(encoding="utf-8") == shipped, (
+    assert (tmp_path / "new" / "schema.json").read_text(encoding="utf-8") == shipped, (
         "run: vidm schema --out workflow/schemas/params.schema.json"
     )
 

@@ -49,9 +49,11 @@ def schema(out: Annotated[Path | None, typer.Option(help="write here instead of 
     import json
 
     from vidm import config
+    from vidm.files import replacing
 
     text = json.dumps(config.schema(), indent=2) + "\n"
     if out:
-        out.write_text(text, encoding="utf-8")
+        with replacing(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     else:
         print(text, end="")

@@ -21,6 +21,7 @@ from vidm.data.parts import Part, Parts, fits, sweep
 from vidm.data.probing import VideoError
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
+from vidm.files import check_file
 from vidm.machine import cores
 from vidm.progress import bar
 
@@ -51,6 +52,7 @@ def extract(
     Raises InputError where there is no such folder, no usable clip in it, or not enough room on the disk.
     """
     source, out = Path(source), Path(out)
+    check_file(out)
     # The embedded sky is rendered as train/ and test/, whatever its data set looks like.
     found = find(source, "videos" if origin == "procedural" else facts.layout, facts.fold)
     if not found.clips:

@@ -20,6 +20,7 @@ from vidm import machine, weights
 from vidm.config import Params, unlike_paper
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
+from vidm.files import check_file
 from vidm.metrics import clipset, nearest, provenance, sources
 from vidm.metrics.compare import compare
 from vidm.metrics.i3d import I3D, load_i3d
@@ -102,6 +103,8 @@ def between(
     """
     if "help" in protocols:
         return table(more or {})
+    if json is not None:
+        check_file(Path(json))
     rules = [find(name, more or {}) for name in protocols]
     device = machine.prepare()
     if fast and not machine.has_bf16(device.type):
@@ -169,6 +172,9 @@ def evaluate(
     Raises InputError.
     """
     e = params.experiment(experiment)
+    for path in (out, pairs):
+        if path is not None:
+            check_file(Path(path))
     facts, device = e.metrics, machine.prepare(e.seed)
     rules = [find(name, params.protocols) for name in facts.protocols]
     made = provenance.made_by(samples, e.name)

@@ -18,6 +18,7 @@ from vidm import machine
 from vidm.config import Experiment, Params
 from vidm.data.store import FrameStore, StoreWriter
 from vidm.errors import InputError
+from vidm.files import check_folder
 from vidm.progress import bar
 from vidm.sampling import groups
 from vidm.sampling.clock import Clock
@@ -48,6 +49,8 @@ def sample(
     features. Raises InputError before work starts: weights that are not of this experiment's size and time grid, and
     what else `vidm.sampling.plan` checks; videos that another file in `out` has already; no room on the disk.
     """
+    for folder in (out, runs):
+        check_folder(folder)
     wish = wish or Wish()
     seed = params.experiment(experiment).seed if wish.seed is None else wish.seed
     device = machine.prepare(seed)

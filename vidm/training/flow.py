@@ -38,7 +38,7 @@ from vidm.data.pairs import Sky, batch, wind
 from vidm.data.textures import Pairs
 from vidm.diffusion.losses import charbonnier
 from vidm.errors import Interrupted
-from vidm.files import replacing
+from vidm.files import check_file, replacing
 from vidm.models.spynet import LEVELS, SpyNet, endpoint_error, warp
 from vidm.progress import bar
 from vidm.training.checkpoint import Checkpoints, State
@@ -181,6 +181,7 @@ def train(plan: Plan, out: Path, folder: Path) -> str:
 
     Raises Interrupted after a signal, its state saved and the averaged weights written to `out` none the less.
     """
+    check_file(out)
     device = machine.prepare(plan.seed)
     network = SpyNet()
     for level in network.levels:

@@ -17,7 +17,7 @@ from vidm.config import Experiment, Params, Training, digest
 from vidm.data.clips import batches
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
-from vidm.files import replacing
+from vidm.files import check_file, replacing
 from vidm.models import trained
 from vidm.models.blocks import Stage
 from vidm.training.checkpoint import Checkpoints
@@ -79,6 +79,7 @@ def train_part(
 
     What a run cost has a file of its own: the weights stay a function of what they were trained from, byte for byte.
     """
+    check_file(out)
     facts, running = getattr(experiment, part).training, experiment.running
     # A SpyNet with a pyramid by size leaves its finer levels out.
     by_size = part == "motion" and experiment.motion.spynet_levels == "by-size"
