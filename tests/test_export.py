@@ -78,6 +78,14 @@ def test_the_command(vidm, stores, tmp_path):
         assert (picture.n_frames, picture.size) == (5, (66 + 8 + 66, 32))
 
 
+def test_without_numbers_the_first_eight_are_taken_or_all(vidm, stores, tmp_path):
+    assert "3 videos" in vidm("export", stores / "samples.h5", "--out", tmp_path / "o.png").stdout
+    with StoreWriter(tmp_path / "nine.h5", 16, 16, {}, origin="generated") as writer:
+        for k in range(9):
+            writer.add(FLAT[0] + np.uint8(k), fps=8, split="generated", source=str(k))
+    assert "8 videos" in vidm("export", tmp_path / "nine.h5", "--out", tmp_path / "o.png").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [(["--videos", "3"], "no video 3; it has 0..2"), (["--videos", "0", "--beside", "small.h5"], "another size")],

@@ -111,7 +111,9 @@ def gather(
 def export(
     store: Annotated[Path, typer.Argument(help="samples.h5, or any frame store")],
     out: Annotated[Path, typer.Option(help=".mp4, .gif or .webp: a moving grid; .png: a filmstrip")],
-    videos: Annotated[str, typer.Option(help="numbers in the file, such as 0-3,7")] = "0-7",
+    videos: Annotated[
+        str | None, typer.Option(help="numbers in the file, such as 0-3,7; default: the first 8, or all of fewer")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="of a filmstrip: every k-th frame")] = 4,
     beside: Annotated[Path | None, typer.Option(help="a store of real videos to set against them")] = None,
     columns: Annotated[int, typer.Option(min=1, help="of a moving grid")] = 4,
@@ -120,4 +122,4 @@ def export(
     """Some videos of a store as one picture for people."""
     from vidm.sampling import show
 
-    print(show.export(store, out, show.numbers(videos), every, beside, columns, side))
+    print(show.export(store, out, None if videos is None else show.numbers(videos), every, beside, columns, side))

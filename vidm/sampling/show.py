@@ -14,6 +14,7 @@ from vidm.sampling.export import contact_sheet, grid, write_moving
 from vidm.sampling.run import SHEET_FPS
 
 KINDS = (".mp4", ".gif", ".webp", ".png")
+VIDEOS = 8  # where no numbers are given
 
 
 def numbers(text: str) -> list[int]:
@@ -23,18 +24,26 @@ def numbers(text: str) -> list[int]:
         bounds = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         if not bounds:
             raise InputError(f"--videos '{text}': is not a list such as 0-3,7")
-        found += range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        if last < first:
+            raise InputError(f"--videos '{text}': {part.strip()} ends before it begins; give {last}-{first}")
+        found += range(first, last + 1)
     return found
 
 
-def export(store: Path, out: Path, videos: list[int], every: int, beside: Path | None, columns: int, side: int) -> str:
-    """Videos (by number in the file) of a store, as `out` says by its ending: a moving grid, or for .png a filmstrip of
-    every `every`-th frame. `beside`: a store whose test clips are set against them. Returns what was written.
+def export(
+    store: Path, out: Path, videos: list[int] | None, every: int, beside: Path | None, columns: int, side: int
+) -> str:
+    """Videos (by number in the file; None: the first ones) of a store, as `out` says by its ending: a moving grid, or
+    for .png a filmstrip of every `every`-th frame. `beside`: a store whose test clips are set against them. Returns
+    what was written.
 
     Raises InputError: another ending, a video that is not there, frames of another size.
     """
     if out.suffix not in KINDS:
         raise InputError(f"{out}: ends in none of {', '.join(KINDS)}")
+    if videos is None:
+        videos = list(range(min(VIDEOS, len(FrameStore(store)))))
     rows = {"generated" if beside else "": _read(store, videos, None)}
     if beside is not None:
         frames = len(rows["generated"][0])
