@@ -1,5 +1,7 @@
 """Videos as people see them, and what each file says about itself."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from PIL import Image
 from torch.testing import assert_close
 
 from vidm.data.store import StoreWriter
-from vidm.sampling import export
+from vidm.errors import InputError
+from vidm.sampling import export, picture
 
 NOTE = {"experiment": "sky", "seed": "0", "videos": "0-2", "motion": "ab" * 32}
 FLAT = np.zeros((3, 5, 16, 16, 3), np.uint8) + np.arange(5, dtype=np.uint8)[:, None, None, None] * 50
@@ -72,10 +75,11 @@ def test_the_command(vidm, stores, tmp_path):
     assert strip.shape[0] == 18 + 4 * 34 + 2 and left > 60  # two rows of each, with their names
     assert abs(strip[-10, -10].astype(int) - 180).max() == 0, "the last test clip"
     assert export.provenance_of(out)["videos"] == "0,2"
-    moving = tmp_path / "moving.gif"
+    moving = tmp_path / "moving.GIF"
     assert vidm(*asked, "--out", moving, "--beside", stores / "real.h5").returncode == 0
     with Image.open(moving) as picture:
         assert (picture.n_frames, picture.size) == (5, (66 + 8 + 66, 32))
+    assert export.provenance_of(moving)["videos"] == "0,2"
 
 
 def test_without_numbers_the_first_eight_are_taken_or_all(vidm, stores, tmp_path):
@@ -84,6 +88,18 @@ def test_without_numbers_the_first_eight_are_taken_or_all(vidm, stores, tmp_path
         for k in range(9):
             writer.add(FLAT[0] + np.uint8(k), fps=8, split="generated", source=str(k))
     assert "8 videos" in vidm("export", tmp_path / "nine.h5", "--out", tmp_path / "o.png").stdout
+
+
+def test_names_of_files_are_told_from_names_of_folders(tmp_path):
+    assert picture.moves(Path("a.mp4")) and picture.moves(Path("a.WEBP"))
+    assert not any(map(picture.moves, (Path("samples"), Path("out.v2"), Path(".hidden"))))
+    for name in ("a.png", "a.AVI", "samples.h5"):
+        with pytest.raises(InputError, match=f"{name}: ends in none of .mp4, .gif, .webp"):
+            picture.moves(Path(name))
+    made = []
+    with pytest.raises(InputError, match="is a folder; give a file's name"):
+        picture.picture(tmp_path, 1, lambda *folders: made.append(folders))
+    assert not made
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def sample(
     from vidm.models import pretrained as shipped
     from vidm.sampling import picture, plan, run
 
+    moving = picture.moves(out)
     facts = None
     if pretrained is not None:
         if experiment or motion or content:
@@ -66,7 +67,6 @@ def sample(
         motion, content = found.path("motion"), None if first or further else found.path("content")
     if experiment is None or motion is None:
         raise InputError("give an experiment and its --motion network, or --pretrained sky")
-    moving = out.suffix in picture.MOVING
     if moving and shard:
         raise InputError(f"{out}: a shard is no moving picture; give a folder")
     wish = plan.Wish(

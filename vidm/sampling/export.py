@@ -37,16 +37,17 @@ def write_video(path: Path, frames: np.ndarray, fps: float, provenance: Mapping[
 
 def write_moving(path: Path, frames: np.ndarray, fps: float, provenance: Mapping[str, str]) -> None:
     """(T, H, W, 3) uint8 -> .mp4 (H.264, yuv420p, plays in a browser), .gif or .webp, both of which repeat."""
-    if path.suffix == ".mp4":
+    kind = path.suffix[1:].lower()
+    if kind == "mp4":
         encode(path, frames, fps, metadata=provenance)
         return
     text = _text(provenance)
-    options = {"gif": {"comment": text.encode()}, "webp": {"exif": _exif(text), "quality": 85}}[path.suffix[1:]]
+    options = {"gif": {"comment": text.encode()}, "webp": {"exif": _exif(text), "quality": 85}}[kind]
     images = [Image.fromarray(np.ascontiguousarray(f)) for f in frames]
     with replacing(path) as temporary:
         images[0].save(
             temporary,
-            format=path.suffix[1:].upper(),
+            format=kind.upper(),
             save_all=True,
             append_images=images[1:],
             duration=round(1000 / fps),
@@ -117,7 +118,8 @@ def preview(
 
 def provenance_of(path: Path) -> dict[str, str]:
     """What a picture says about itself; {} where it says nothing."""
-    if path.suffix == ".mp4":
+    kind = path.suffix.lower()
+    if kind == ".mp4":
         import av
 
         with av.open(str(path)) as container:
@@ -127,7 +129,7 @@ def provenance_of(path: Path) -> dict[str, str]:
             ".png": lambda: image.info.get("Comment", "{}"),
             ".gif": lambda: image.info.get("comment", b"{}").decode(),
             ".webp": lambda: image.getexif().get(DESCRIPTION, "{}"),
-        }[path.suffix]()
+        }[kind]()
     return json.loads(said)
 
 

@@ -6,11 +6,23 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from vidm.errors import InputError
 from vidm.files import check_file
 from vidm.sampling import show
 
 MOVING = (".mp4", ".gif", ".webp")
+# Names that are meant as files, and that nothing here writes. Any other is a folder's: `out.v2`.
+FILES = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".avif", ".apng"}
+FILES |= {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".h5", ".hdf5", ".npy", ".npz", ".zip"}
 VIDEOS, COLUMNS, SIDE = 8, 4, 192  # where a call says no number; and pixels that each is enlarged to
+
+
+def moves(out: Path) -> bool:
+    """Whether `out` is a moving picture by its name; a folder otherwise. Raises InputError where it is neither."""
+    kind = out.suffix.lower()
+    if kind in FILES:
+        raise InputError(f"{out}: ends in none of {', '.join(MOVING)}; a folder's name has no such ending")
+    return kind in MOVING
 
 
 def picture(out: Path, videos: int, sample: Callable[[Path, Path], None]) -> str:

@@ -40,7 +40,8 @@ def export(
 
     Raises InputError: another ending, a video that is not there, frames of another size.
     """
-    if out.suffix not in KINDS:
+    kind = out.suffix.lower()
+    if kind not in KINDS:
         raise InputError(f"{out}: ends in none of {', '.join(KINDS)}")
     if videos is None:
         videos = list(range(min(VIDEOS, len(FrameStore(store)))))
@@ -52,7 +53,7 @@ def export(
             raise InputError(f"{beside}: frames of another size than those of {store}; compare what has one size")
     note = _provenance(store, videos) | ({"beside": FrameStore(beside).sha256} if beside else {})
     clips = [clip for part in rows.values() for clip in part]
-    if out.suffix == ".png":
+    if kind == ".png":
         names = [name for name, part in rows.items() for _ in part] if beside else []
         contact_sheet(out, clips, note, every, side, names)
     else:  # real ones to the right of generated ones
