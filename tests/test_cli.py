@@ -117,6 +117,8 @@ BAD = [
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.avi"], "o.avi: ends in none of .mp4"),
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png", "--videos", "0-"], "--videos '0-'"),
     (["export", "{tmp}/text.h5", "--out", "{tmp}/o.png", "--videos", "3-1"], "'3-1': 3-1 ends before it begins"),
+    (["weights", "compare-spynet", "--frames", "0", "-1"], "--frames 0 -1: give two frames in order"),
+    (["weights", "compare-spynet", "--frames", "8", "8"], "--frames 8 8: give two frames in order"),
     (["fvd", "{tmp}/none.npy", "{tmp}/none.npy"], "none.npy"),
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "styleganw"], "styleganv"),
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "mine", "--params", "{tmp}/none.yaml"], "none.yaml"),

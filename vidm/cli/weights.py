@@ -85,7 +85,10 @@ def compare_spynet(
         list[Path] | None, typer.Argument(help="weights of a six-level SpyNet; those that vidm knows stand beside")
     ] = None,
     real: Annotated[Path | None, typer.Option(help="real videos: a folder, a .h5, .npy or .npz")] = None,
-    frames: Annotated[tuple[int, int], typer.Option(help="which two frames of each real clip")] = (0, 8),
+    frames: Annotated[
+        tuple[int, int],
+        typer.Option(help="which two of each real clip; default: 0 8", metavar="FIRST LAST", show_default=False),
+    ] = (0, 8),
     side: Annotated[list[int] | None, typer.Option(min=8, help="pixels; again for more; default: 128, 256")] = None,
     scenes: Annotated[int, typer.Option(min=1, help="test clips of the embedded sky")] = 16,
 ):

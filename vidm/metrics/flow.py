@@ -86,10 +86,13 @@ def compare(
 
     sides: pixels of both kinds of pictures. Raises InputError.
     """
+    first, last = frames
+    if not 0 <= first < last:
+        raise InputError(f"--frames {first} {last}: give two frames in order, the first one 0 or more, such as 0 8")
     device = machine.prepare()
     judged: dict[str, Flow] = {"zero flow": still} | {name: network(path, device) for name, path in named.items()}
     rows: list[tuple[str, list[float]]] = []
-    pairs = real_pairs(real, *frames) if real else None
+    pairs = real_pairs(real, first, last) if real else None
     with bar(len(sides) * (len(STEPS) + bool(real)), "compare flow", "tests") as progress:
         for side in sides:
             for step in STEPS:
@@ -103,7 +106,7 @@ def compare(
             if pairs:
                 one, other = (resized(v, side) for v in pairs)
                 row = [photometric(flows(judge, one, other, device), one, other) for judge in judged.values()]
-                rows.append((f"{UNKNOWN}; {len(one)} real clips, {side} px, frames {frames[0]} to {frames[1]}", row))
+                rows.append((f"{UNKNOWN}; {len(one)} real clips, {side} px, frames {first} to {last}", row))
                 progress.advance()
     return _table(list(judged), rows)
 
