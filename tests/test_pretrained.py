@@ -75,13 +75,34 @@ def test_a_changed_file_is_refused(packed, name):
     with pytest.raises(InputError, match=rf"{name}: not the file that SHA256SUMS names"):
         pretrained.find("dots", packed)
     (packed / name).unlink()
-    with pytest.raises(InputError, match="missing or damaged"):
-        pretrained.find("dots", packed)
+    with pytest.raises(InputError, match="missing or damaged; make it again with 'vidm weights pack'"):
+        pretrained.find(str(packed))
+
+
+def test_a_damaged_package_is_installed_again(packed, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", packed.parent)
+    (packed / "card.md").unlink()
+    with pytest.raises(InputError, match="missing or damaged; install vidm again"):
+        pretrained.find("dots")
+
+
+def written(path, content):
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("content", [[], [1], {}, {"fvd": 1.0}, "x", None])
+def test_what_is_no_report_is_refused(tmp_path, params, models, content):
+    with pytest.raises(InputError, match=r"r\.json: not .*vidm evaluate.*; make it again"):
+        pretrained.pack(params, "dots", models, written(tmp_path / "r.json", content), tmp_path / "dots")
+    assert not (tmp_path / "dots").exists()
 
 
 def test_a_report_of_other_weights_is_refused(tmp_path, params, models):
-    report = tmp_path / "dots_fvd.json"
-    report.write_text(json.dumps({"checkpoints": {"content": {"sha256": "1" * 64}}}))
+    measured = pretrained.find("sky").about["measured"]
+    of = {part: {"sha256": "1" * 64} for part in ("content", "motion")}
+    about = {"protocol": {"name": "styleganv"}, "checkpoints": of, "interval": None}
+    report = written(tmp_path / "dots_fvd.json", measured | about)
     with pytest.raises(InputError, match="measured with other content weights"):
         pretrained.pack(params, "dots", models, report, tmp_path / "dots")
     with pytest.raises(InputError, match="not trained as experiments"):

@@ -62,7 +62,7 @@ def card(about: dict[str, Any]) -> str:
         licence=about["licence"],
         training="\n".join(_training(about)),
         beyond=", ".join(f"`{switch}`" for switch in about["beyond_the_paper"]) or "nothing",
-        quality=_quality(about["measured"]),
+        quality=quality(about["measured"]),
         limits="\n".join(f"- {limit}" for limit in _limits(dataset, parts["content"], about["measured"])),
         files="\n".join(
             f"| {part}.safetensors | `{found['sha256']}` | `{found['trained_sha256']}` |"
@@ -98,7 +98,7 @@ def _said(value: Any) -> str:
     return "not recorded" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _quality(measured: dict[str, Any]) -> str:
+def quality(measured: dict[str, Any]) -> str:
     if not measured:
         return "Not measured."
     base, sampling = measured["baselines"], measured["sampling"]

@@ -25,11 +25,10 @@ from vidm.errors import InputError
 from vidm.faults import nearest
 from vidm.files import replacing
 from vidm.models import trained
-from vidm.models.card import card
+from vidm.models.card import card, quality
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PARTS, FACTS, CARD, SUMS = ("content", "motion"), "facts.json", "card.md", "SHA256SUMS"
-REMEDY = "install vidm again"
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,15 @@ def find(name: str, folder: Path | None = None) -> Pretrained:
 
 
 def _check(folder: Path) -> None:
+    remedy = "install vidm again" if folder.parent == FOLDER else "make it again with 'vidm weights pack'"
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         for name in (*(f"{part}.safetensors" for part in PARTS), FACTS, CARD):
             if trained.file_sha256(folder / name) != sums.get(name):
-                raise InputError(f"{folder / name}: not the file that {SUMS} names; {REMEDY}")
+                raise InputError(f"{folder / name}: not the file that {SUMS} names; {remedy}")
     except (OSError, ValueError):
-        raise InputError(f"{folder}: a file of the pretrained weights is missing or damaged; {REMEDY}") from None
+        raise InputError(f"{folder}: a file of the pretrained weights is missing or damaged; {remedy}") from None
 
 
 def pack(params: config.Params, experiment: str, models: Path, report: Path | None, out: Path) -> str:
@@ -99,7 +99,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     the report is of other weights, or the weights of another experiment.
     """
     e, checkpoints, cost = params.experiment(experiment), {}, {}
-    measured = _read(report) if report else {}
+    digests, measured = _report(report) if report else ({}, {})
     notes: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         path = models / f"{part}.safetensors"
@@ -107,10 +107,10 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         if notes[part]["facts"] != getattr(e, part).model_dump(mode="json"):
             raise InputError(f"{path}: not trained as experiments.{experiment}.{part} says; train it again")
         digest = trained.file_sha256(path)
-        if measured and measured.get("checkpoints", {}).get(part, {}).get("sha256") != digest:
+        if report and digests[part] != digest:
             raise InputError(f"{report}: measured with other {part} weights than {path}; run vidm evaluate again")
         run = path.with_name(f"{part}_run.json")
-        cost[part] = _read(run) if run.is_file() else {}
+        cost[part] = _read(run, "vidm train") if run.is_file() else {}
         kept = ("step", "samples", "ema", "precision", "seed", "data_sha256", "data_origin", "spynet_sha256", "torch")
         checkpoints[part] = {key: notes[part][key] for key in kept if key in notes[part]}
         checkpoints[part] |= {"trained_sha256": digest, "parameters": sum(p.numel() for p in network.parameters())}
@@ -122,7 +122,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         "checkpoints": checkpoints,
         "cost": cost,
         "beyond_the_paper": config.unlike_paper(e),
-        "measured": _summary(measured),
+        "measured": measured,
     }
     for part in PARTS:
         # A SpyNet that stayed as the package ships it is there once for all.
@@ -168,24 +168,27 @@ def _document(params: config.Params, e: config.Experiment) -> dict[str, Any]:
     }
 
 
-def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    """Of a report what a card needs."""
-    if not report:
-        return {}
-    found = {key: report[key] for key in ("fvd", "n", "baselines", "motion", "sampling", "warnings") if key in report}
-    found["protocol"] = report["protocol"]["name"]
-    if report.get("interval"):
-        found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _report(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """The hashes of the weights that a report is of, and what a card needs. Raises InputError where it is none."""
+    report = _read(path, "vidm evaluate")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = {key: report[key] for key in ("fvd", "n", "baselines", "motion", "sampling", "warnings")}
+        found["protocol"] = report["protocol"]["name"]
+        if report.get("interval"):
+            found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
+        quality(found)
+        return {part: report["checkpoints"][part]["sha256"] for part in PARTS}, found
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path}: not a report of vidm evaluate; make it again") from None
+
+
+def _read(path: Path, maker: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}); make it with vidm evaluate") from None
-    except ValueError:
-        raise InputError(f"{path}: not JSON; make it with vidm evaluate") from None
+        raise InputError(f"{path}: can't be read ({error.strerror}); make it with {maker}") from None
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: not what {maker} writes; make it again") from None
 
 
 def _write(path: Path, text: str) -> None:
