@@ -124,6 +124,7 @@ BAD = [
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--protocol", "mine", "--params", "{tmp}/none.yaml"], "none.yaml"),
     (["fvd", "{tmp}/a.npy", "{tmp}/a.npy", "--classifier", "{tmp}/none.pt"], "no other network takes its place"),
     (["tables", "--results", "{tmp}/reports", "--out", "{tmp}/o"], "x_fvd.json"),
+    (["tables", "--results", "{tmp}/none", "--out", "{tmp}/o"], "none: no such folder"),
     (["evaluate", "sky", "--frames", "{tmp}/n.h5", "--samples", "{tmp}/s.h5", "--out", "{tmp}/o"], "s.h5"),
     (["compare", "{tmp}/a.json", "{tmp}/b.json"], "a.json"),
     (["data", "render", "sky", "--out", "{tmp}/o", "--params", "{tmp}/none.yaml"], "no such file"),

@@ -40,7 +40,7 @@ def rows(folder, name):
 
 def test_published_numbers_without_any_measurement(tmp_path):
     said = tables.render(tmp_path, tmp_path / "out")
-    assert "0 of our cells filled" in said
+    assert "0 of our cells filled" in said and f"{tmp_path}: no report in it" in said
     (header, *body) = rows(tmp_path / "out", "table_1")
     assert header[-2:] == ["VIDM", "VIDM, measured here"] and len(body) == 8
     assert body[2] == ["256-SkyTimelapse", "16", "85.9", "164.1", "222.7", "83.1", "83.1", "79.5", "132", "57.4", ""]

@@ -156,8 +156,11 @@ TABLES = (TABLE_1, TABLE_2, TABLE_3A, TABLE_3B)
 def render(results: Path, out: Path) -> str:
     """Write every table as Markdown and CSV into `out`, from the reports {experiment}_fvd.json in `results`.
 
-    Returns what was written, and which reports stand in no cell and why. Raises InputError for a broken report.
+    Returns what was written, and which reports stand in no cell and why. Without a report, the published numbers stand
+    alone. Raises InputError for a broken report, or where there is no such folder.
     """
+    if not results.is_dir():
+        raise InputError(f"{results}: no such folder; give that of the reports, {{experiment}}_fvd.json")
     reports = {path.name.removesuffix("_fvd.json"): _read(path) for path in sorted(results.glob("*_fvd.json"))}
     used, reasons = set(), {}
     for table in TABLES:
@@ -172,6 +175,8 @@ def render(results: Path, out: Path) -> str:
         csv.writer(sheet, lineterminator="\n").writerows([header, *whole])
         _write(out / f"{table.name}.csv", sheet.getvalue())
     said = [f"{out}: {', '.join(t.name for t in TABLES)} (.md, .csv); {len(used)} of our cells filled"]
+    if not reports:
+        said.append(f"{results}: no report in it, {{experiment}}_fvd.json; the published numbers stand alone")
     for name, report in reports.items():
         if not any(cell[0] == name for cell in used):
             said.append(f"{name}: in no table; {reasons.get(name) or _apart(report)}")
