@@ -99,6 +99,8 @@ BAD = [
     (["data", "extract", "{tmp}", "--dataset", "sky", "--out", "{tmp}/o.h5"], "{tmp}"),
     (["data", "inspect", "{tmp}/none"], "{tmp}/none"),
     (["data", "inspect", "{tmp}/text.h5"], "text.h5"),
+    (["data", "inspect", "{tmp}/empty"], "empty: no usable clip; no video in it"),
+    (["data", "inspect", "{tmp}/empty", "--verify"], "empty: is a folder; --verify is for a .h5"),
     (["weights", "fetch", "i3"], "did you mean 'i3d'"),
     (["model", "summary", "skyy"], "did you mean 'sky'"),
     (["weights", "import-official", "{tmp}/none.pth.tar"], "none.pth.tar: no such file"),

@@ -75,6 +75,15 @@ def test_command(raw, vidm, tmp_path):
     assert refused.returncode == 2 and "p.xyz: not a picture's name" in refused.stderr
 
 
+def test_a_folder_without_a_usable_clip_is_refused(vidm, tmp_path):
+    pictures(tmp_path / "raw" / "short", 6, count=3)
+    ended = vidm("data", "inspect", tmp_path / "raw", "--json", tmp_path / "s.json")
+    assert ended.returncode == 2
+    assert f"vidm: {tmp_path / 'raw'}: no usable clip; short: too short: 3 frames, needs 16\n" in ended.stderr
+    assert "dropped  1: too short" in ended.stdout
+    assert len(json.loads((tmp_path / "s.json").read_text())["dropped"]) == 1
+
+
 def test_a_store_is_drawn_and_verified(raw, vidm, tmp_path):
     extract(raw, tmp_path / "s.h5", facts())
     ended = vidm("data", "inspect", tmp_path / "s.h5", "--picture", tmp_path / "s.svg", "--verify")

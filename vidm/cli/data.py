@@ -70,11 +70,14 @@ def inspect(
     from vidm.data import inspection
     from vidm.data.picture import draw
 
+    if verify and path.is_dir():
+        raise InputError(f"{path}: is a folder; --verify is for a .h5 of vidm data extract")
     facts = config.load(params).dataset(dataset) if dataset else config.Dataset(raw=".", resolution=128)
     found = inspection.survey(path, facts, probe)
     print(inspection.describe(found))
     if json:
         inspection.save(found, json)
+    inspection.refuse_empty(found)
     if picture:
         draw(path, facts, picture)
     if verify:

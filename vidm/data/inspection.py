@@ -152,6 +152,13 @@ def save(found: dict[str, Any], path: Path) -> None:
         temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
+def refuse_empty(found: dict[str, Any]) -> None:
+    """InputError where a survey found no clip, as an extraction has it."""
+    if not found["clips"]:
+        why = reasons(_pairs(found), 3) or "no video in it; put some there"
+        raise InputError(f"{found['path']}: no usable clip; {why}")
+
+
 def verify(path: str | Path) -> str:
     """Read every clip of a store and compare it with its hash. Raises InputError, which names what differs."""
     with FrameStore(path) as store, bar(len(store), "verify", "clips") as progress:
