@@ -110,6 +110,7 @@ BAD = [
     (["sample", "sky", "--content", "{tmp}/c", "--motion", "{tmp}/m", "--out", "{tmp}/o"], "{tmp}/c"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--shard", "2-4"], "--shard '2-4': is not K/N"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--first", "{tmp}"], "{tmp}: no image in it"),
+    (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o", "--first", "{tmp}/none"], "none: no such folder or"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/o.avi"], "o.avi: ends in none of .mp4, .gif, .webp"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/bad.yaml"], "bad.yaml: is a file, no folder"),
     (["sample", "sky", "--motion", "{tmp}/m", "--out", "{tmp}/bad.yaml/o"], "{tmp}/bad.yaml is a file, no folder"),

@@ -256,7 +256,7 @@ def test_what_is_not_an_official_checkpoint(name, content, said, tmp_path, vidm)
         torch.save(content, path)
     shown = vidm("weights", "import-official", path)
     assert shown.returncode == 2
-    assert said in shown.stderr
+    assert f"{path}: " in shown.stderr and said in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("*.safetensors"))
 

@@ -42,9 +42,9 @@ def gather(params: Params, experiment: str, results: Path, out: Path, partial: b
             missing.setdefault(cell.seed, path)
     seeds = [seed for seed in ablation.seeds if seed not in missing]
     if missing and not (partial and seeds):
-        path = next(iter(missing.values()))
+        path, made = next(iter(missing.values())), f"results/{experiment}_ablations.json"
         hint = "" if partial or not seeds else f"; --partial takes the seeds that are whole: {seeds}"
-        raise InputError(f"{path}: no such file; make all: snakemake --cores all {out}{hint}")
+        raise InputError(f"{path}: no such file; make all: snakemake --cores all {made}{hint}")
     taken = [ablation.seeds.index(seed) for seed in seeds]
     cells = {t: {row: [names[k] for k in taken] for row, names in rows.items()} for t, rows in cells.items()}
     reports = {name: _read(paths[name], name) for rows in cells.values() for names in rows.values() for name in names}

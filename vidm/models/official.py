@@ -82,7 +82,8 @@ def load_official_motion(
     dropped by name.
     Raises InputError where anything else is missing or left over, has another shape, or the file can't be read safely.
     """
-    weights, _ = _weights(state_dict, ema)
+    content = read_torch(Path(state_dict)) if isinstance(state_dict, str | Path) else state_dict
+    weights, _ = _weights(content, ema)
     if out_channels not in (3, 6):
         raise InputError(f"official weights: out_channels = {out_channels}; 3, or 6 with a learned variance")
     try:
@@ -157,9 +158,13 @@ def import_official(source: Path, out: Path, frames: int, size: int, head_channe
     `frames` is the time grid that it was trained with, `size` its image size in pixels: they travel in the file.
     Raises InputError.
     """
-    weights, kind = _weights(source, ema)
-    sizes = sizes_of(weights)
-    network = load_official_motion(weights, frames, image_size=size, num_head_channels=head_channels, **sizes)
+    content = read_torch(source)  # names the file itself
+    try:
+        weights, kind = _weights(content, ema)
+        sizes = sizes_of(weights)
+        network = load_official_motion(weights, frames, image_size=size, num_head_channels=head_channels, **sizes)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     notes = {
         "part": "motion",
         "experiment": "official",
@@ -182,9 +187,8 @@ def import_official(source: Path, out: Path, frames: int, size: int, head_channe
     )
 
 
-def _weights(source: Mapping[str, Any] | str | Path, ema: bool) -> tuple[dict[str, Tensor], str]:
+def _weights(content: Any, ema: bool) -> tuple[dict[str, Tensor], str]:
     """(state dict without coordinate buffers and DDP's prefix, the key it stood under in a checkpoint or "")."""
-    content = read_torch(Path(source)) if isinstance(source, str | Path) else source
     if not isinstance(content, Mapping):
         raise InputError("official weights: a mapping of names to tensors is needed")
     keys = [key for key in ("ema_state_dict", "state_dict") if isinstance(content.get(key), Mapping)]
