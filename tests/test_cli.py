@@ -172,11 +172,28 @@ def test_bad_input_is_one_line_and_exit_2(vidm, bad, arguments, words):
     assert words.replace("{tmp}", str(bad)) in said[0]
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["sample"], ["sample", "sky", "--nonsense"], ["data", "render"]])
-def test_wrong_usage_is_exit_2(vidm, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "vidm: No such command 'nonsense'; see vidm --help"),
+        (["sample"], "vidm sample: Missing option '--out'; see vidm sample --help"),
+        (["sample", "sky", "--nonsense"], "vidm sample: No such option: --nonsense"),
+        (["sample", "--videos", "0", "--out", "x"], "vidm sample: Invalid value for '--videos': "),
+        (["sample", "--time-grid", "x", "--out", "x"], "vidm sample: Invalid value for '--time-grid': "),
+        (["data", "render"], "vidm data render: Missing "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(vidm, arguments, said):
     ended = vidm(*arguments)
-    assert ended.returncode == 2
-    assert "Traceback" not in ended.stderr
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.count("\n") == 1 and ended.stderr.startswith(said)
+    assert ended.stderr.endswith(f"; see {said.split(':')[0]} --help\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_a_group_alone_shows_its_help(vidm, arguments):
+    ended = vidm(*arguments)
+    assert ended.returncode == 2 and "Commands:" in ended.stderr
 
 
 def test_run_outside_the_project(vidm, tmp_path):

@@ -28,11 +28,18 @@ app.add_typer(measure.app)
 app.add_typer(tools.app)
 
 
+# Typer has a click of its own, by its version: this is the base of what either raises for wrong usage.
+UsageError = typer.BadParameter.__base__
+
+
 def main() -> None:
     # --cores may exceed the machine; libraries that read this at import must not oversubscribe it.
     os.environ.setdefault("HDF5_USE_FILE_LOCKING", "FALSE")
     try:
-        app()
+        sys.exit(app(prog_name="vidm", standalone_mode=False))
+    except UsageError as error:
+        _say(error)
+        sys.exit(2)
     except InputError as error:
         print(f"vidm: {error}", file=sys.stderr)
         sys.exit(2)
@@ -46,3 +53,13 @@ def main() -> None:
         sys.exit(1)
     finally:
         devices.release()
+
+
+def _say(error: UsageError) -> None:
+    """Wrong usage on one line; of a group alone, its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    command = error.ctx.command_path if error.ctx else "vidm"
+    said = " ".join(error.format_message().split()).rstrip(".")
+    print(f"{command}: {said}; see {command} --help", file=sys.stderr)
