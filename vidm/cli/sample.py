@@ -58,8 +58,6 @@ def sample(
     from vidm.sampling import picture, plan, run
 
     moving = picture.moves(out)
-    if first is not None and not first.exists():
-        raise InputError(f"--first {first}: no such folder or file; give a folder of images, or a frame store")
     facts = None
     if pretrained is not None:
         if experiment or motion or content:
