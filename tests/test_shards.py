@@ -237,7 +237,7 @@ REFUSED = [
     (Wish(frames=5), "--frames 5: .*knows 4 frames; .*--time-grid clamp"),
     (Wish(first=Path("clips.h5"), size=24), r"clips.h5: frames are 16 x 16, to be sampled are 24 x 24.*--size 16"),
     (Wish(first=Path("empty")), "empty: no image in it"),
-    (Wish(first=Path("nowhere")), r"nowhere: not there; give a folder of images, or a store"),
+    (Wish(first=Path("nowhere")), r"nowhere: no such folder or file; give a folder of images"),
     (Wish(first=Path("broken")), r"a.png: not a readable image"),
     (Wish(first=Path("clips.h5"), videos=9), r"clips.h5: 4 clips or images.*the 9 asked"),
     (Wish(first=Path("clips.h5"), further=Path("clips.h5")), "one of them"),

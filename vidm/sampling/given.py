@@ -53,13 +53,21 @@ def first_frames(path: Path, side: int) -> Given:
     """
     if path.is_file():
         return _clips(path, 1)
+    files = images(path)
+    hashes = [clip_hash(_image(file, side)[None]) for file in files]
+    return Given(path, 1, side, hashes, [""] * len(files), None, files)
+
+
+def images(path: Path) -> list[Path]:
+    """The image files of a folder, by name. Raises InputError where there is none."""
     if not path.is_dir():
-        raise InputError(f"{path}: not there; give a folder of images, or a store (.h5), whose frames are frame 0")
+        raise InputError(
+            f"{path}: no such folder or file; give a folder of images, or a store, whose frames are frame 0"
+        )
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
     if not files:
         raise InputError(f"{path}: no image in it ({', '.join(sorted(IMAGES))}); give a folder of first frames")
-    hashes = [clip_hash(_image(file, side)[None]) for file in files]
-    return Given(path, 1, side, hashes, [""] * len(files), None, files)
+    return files
 
 
 def whole_clips(path: Path) -> Given:

@@ -164,6 +164,8 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
     """Load the networks and check everything that can be. Raises InputError."""
     e = params.experiment(experiment)
     checkpoints, unlike, content_network = {}, {}, None
+    if wish.first is not None and not wish.first.is_file():
+        givens.images(wish.first)  # a name that is wrong is said before networks are loaded
     if content is not None:
         content_network, content_notes = trained.load(content, "content", device)
         _fit(params, e, content, content_notes)
