@@ -153,10 +153,9 @@ def save(found: dict[str, Any], path: Path) -> None:
 
 
 def refuse_empty(found: dict[str, Any]) -> None:
-    """InputError where a survey found no clip, as an extraction has it."""
-    if not found["clips"]:
-        why = reasons(_pairs(found), 3) or "no video in it; put some there"
-        raise InputError(f"{found['path']}: no usable clip; {why}")
+    """InputError where a survey found neither a clip nor anything to drop."""
+    if not found["clips"] and not found["dropped"]:
+        raise InputError(f"{found['path']}: no usable clip; no video in it; put some there")
 
 
 def verify(path: str | Path) -> str:
