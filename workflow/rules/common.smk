@@ -1,5 +1,6 @@
 # Helpers of all rules: the facts of an experiment, and the functions that name files by them.
 import functools
+import hashlib
 import json
 import os
 import re
