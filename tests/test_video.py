@@ -8,7 +8,9 @@ import subprocess
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from vidm.data.probing import probe_pictures
 from vidm.data.video import VideoError, decode, encode, ffmpeg_program, probe
 
 
@@ -233,3 +235,29 @@ def test_damaged_frames_are_an_error(tmp_path):
         decode(tmp_path / "a.mp4", 64)
     assert "0x" not in str(caught.value)
     assert os.fspath(tmp_path) not in str(caught.value)
+
+
+def test_every_third_frame_where_a_clip_changes_its_size(tmp_path):
+    """ffmpeg builds its filters anew there; what counts frames in them would begin at 0 again."""
+    levels = np.arange(30, dtype=np.uint8) * 8
+    for name, side, part in (("a.ts", 64, levels[:10]), ("b.ts", 128, levels[10:])):
+        frames = np.broadcast_to(part[:, None, None, None], (len(part), side, side, 3))
+        lossless(tmp_path / "part.ts", np.ascontiguousarray(frames), "libx264", "yuv420p", rate=25, bf=0)
+        ffmpeg("-i", tmp_path / "part.ts", "-c", "copy", "-output_ts_offset", str(part[0] / 200), tmp_path / name)
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.ts", "b.ts")))
+    for resize in ("area", "centre-crop bilinear"):
+        all_of_them = decode(path, 32, resize=resize)
+        assert len(all_of_them) >= 29, "both parts; one frame may be lost where they meet"
+        np.testing.assert_array_equal(decode(path, 32, stride=4, resize=resize), all_of_them[::4])
+
+
+@pytest.mark.parametrize("count", [10, 12])
+def test_every_third_picture_of_a_folder_of_several_pixel_formats(tmp_path, count):
+    """A scene that begins black, which programs save as grey; JPEGs of full and of halved colour."""
+    levels = np.arange(count, dtype=np.uint8) * 20
+    for k, level in enumerate(levels):
+        image = Image.new("RGB", (64, 64), (int(level),) * 3)
+        (image.convert("L") if k < 4 else image).save(tmp_path / f"{k}.png")
+    found = decode(tmp_path, 32, stride=3, found=probe_pictures(tmp_path))
+    assert found[:, 16, 16, 0].tolist() == levels[::3].tolist()

@@ -18,8 +18,9 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import BinaryIO
@@ -115,35 +116,43 @@ def write(
     pictures = found is not None and found.container == PICTURES
     if fps and not pictures:
         video = video.filter("fps", fps=fps)
-    if stride > 1:
-        video = video.filter("select", f"not(mod(n,{stride}))")
+    files = frame_files(Path(path))[::stride] if pictures else None
+    # Not by a filter of ffmpeg's: it counts from 0 again where a clip changes its size or its pixel format.
+    every = 1 if pictures else stride
     before = out.tell()
     size = resolution * resolution * 3
     if resize in KERNELS:
-        video = _scaled(video, resolution, resize)
-        done, log = _run(video.output("pipe:1", **RAW), path, found, stdout=out)
-        count = (os.fstat(out.fileno()).st_size - before) // size
+        made = _scaled(video, resolution, resize).output("pipe:1", **RAW)
     else:
-        video = video.filter("scale", w="max(1,round(iw*sar))", h="ih", flags=f"bicubic+{EXACT}")
-        recipe = RECIPES[resize]
-        count = 0
+        made = video.filter("scale", w="max(1,round(iw*sar))", h="ih", flags=f"bicubic+{EXACT}")
+        made = made.output("pipe:1", **PPM)
+    if resize in KERNELS and every == 1:
+        done, log = _run(made, path, files, stdout=out)
+    else:
+        read = partial(_raw, size=size) if resize in KERNELS else _ppm
+        recipe = RECIPES.get(resize, lambda frame, _: frame)
 
-        def take(image: np.ndarray) -> None:
-            nonlocal count
-            out.write(np.ascontiguousarray(recipe(image, resolution)))
-            count += 1
+        def take(pipe: BinaryIO) -> None:
+            for frame in islice(read(pipe), 0, None, every):
+                out.write(np.ascontiguousarray(recipe(frame, resolution)))
 
-        done, log = _run(video.output("pipe:1", **PPM), path, found, take=take)
+        done, log = _run(made, path, files, take=take)
         out.flush()
-    _check(done, log, count, path, found, -(-found.frames // stride) if pictures else None)
+    count = (os.fstat(out.fileno()).st_size - before) // size
+    _check(done, log, count, path, None if files is None else len(files))
     return count
 
 
 def snapshot(path: str | Path, found: Probe, resolution: int, n: int) -> np.ndarray:
     """Frame n of a clip, as the area kernel gives it: (resolution, resolution, 3) uint8. Raises VideoError."""
-    video = _scaled(_input(path, None, found).filter("select", f"eq(n,{n})"), resolution, "area")
+    video, files = _input(path, None, found), None
+    if found.container == PICTURES:
+        files = frame_files(Path(path))[n : n + 1]
+    else:
+        video = video.filter("select", f"eq(n,{n})")
     with tempfile.TemporaryFile() as out:
-        done, log = _run(video.output("pipe:1", **RAW, vframes=1), path, found, stdout=out)
+        output = _scaled(video, resolution, "area").output("pipe:1", **RAW, vframes=1)
+        done, log = _run(output, path, files, stdout=out)
         out.seek(0)
         data = out.read()
     if len(data) != resolution * resolution * 3:
@@ -185,24 +194,30 @@ def _scaled(video, resolution: int, kernel: str):
 
 
 def _run(
-    out, path: str | Path, found: Probe | None, stdout: BinaryIO | None = None, take: Callable | None = None
+    out,
+    path: str | Path,
+    files: list[Path] | None,
+    stdout: BinaryIO | None = None,
+    take: Callable[[BinaryIO], None] | None = None,
 ) -> tuple[int, list[str]]:
-    """Run ffmpeg; (exit code, what it said). Frames go to the file `stdout`, or as arrays to `take`."""
+    """Run ffmpeg; (exit code, what it said). It reads `path`, or `files` as one stream of pictures.
+
+    What comes out goes to the file `stdout`, or is read from a pipe by `take`.
+    """
     name = "file:" + os.path.abspath(path)  # noqa: PTH100 - Path.absolute() keeps '..', and this is text for ffmpeg
     single = ("-filter_threads", "1", "-filter_complex_threads", "1")
     command = out.global_args("-nostdin", "-hide_banner", "-loglevel", "error", *single).compile(cmd=ffmpeg_program())
     # ffmpeg-python can't hold a name that is not UTF-8.
     command = [name if word == HERE else word for word in command]
-    pictures = found is not None and found.container == PICTURES
     with tempfile.TemporaryFile() as log:
-        stdin = subprocess.PIPE if pictures else subprocess.DEVNULL
+        stdin = subprocess.DEVNULL if files is None else subprocess.PIPE
         with subprocess.Popen(command, stdin=stdin, stdout=stdout or subprocess.PIPE, stderr=log) as process:
-            feeder = Thread(target=_feed, args=(Path(path), process.stdin), daemon=True) if pictures else None
+            feeder = None if files is None else Thread(target=_feed, args=(files, process.stdin), daemon=True)
             try:
                 if feeder:
                     feeder.start()
-                while take and (image := _ppm(process.stdout)) is not None:
-                    take(image)
+                if take:
+                    take(process.stdout)
                 process.wait()
             except BaseException:
                 process.kill()
@@ -215,27 +230,34 @@ def _run(
     return process.returncode, said
 
 
-def _feed(folder: Path, pipe: BinaryIO) -> None:
-    """The pictures of a folder, one after the other."""
+def _feed(files: list[Path], pipe: BinaryIO) -> None:
+    """Pictures, one after the other."""
     try:
         with pipe:
-            for path in frame_files(folder):
+            for path in files:
                 pipe.write(path.read_bytes())
     except OSError:  # ffmpeg or a picture is gone: the count of frames tells
         return
 
 
-def _ppm(pipe: BinaryIO) -> np.ndarray | None:
-    """The next picture of a stream of binary PPM, (H, W, 3) uint8; None at its end."""
-    if not pipe.readline():  # P6
-        return None
-    width, height = map(int, pipe.readline().split())
-    pipe.readline()  # 255
-    data = pipe.read(width * height * 3)
-    return np.frombuffer(data, np.uint8).reshape(height, width, 3) if len(data) == width * height * 3 else None
+def _raw(pipe: BinaryIO, size: int) -> Iterator[np.ndarray]:
+    """Frames of `size` bytes each, (size,) uint8."""
+    while len(data := pipe.read(size)) == size:
+        yield np.frombuffer(data, np.uint8)
 
 
-def _check(done: int, log: list[str], count: int, path: str | Path, found: Probe | None, expected: int | None) -> None:
+def _ppm(pipe: BinaryIO) -> Iterator[np.ndarray]:
+    """The pictures of a stream of binary PPM, (H, W, 3) uint8."""
+    while pipe.readline():  # P6
+        width, height = map(int, pipe.readline().split())
+        pipe.readline()  # 255
+        data = pipe.read(width * height * 3)
+        if len(data) < width * height * 3:
+            return
+        yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def _check(done: int, log: list[str], count: int, path: str | Path, expected: int | None) -> None:
     if any(os.strerror(errno.ENOSPC) in line for line in log):  # not the file's fault
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     damage = [line for line in log if DAMAGE.search(line) and not line.startswith("[in#")]

@@ -32,7 +32,7 @@ from vidm.data.store import hash_start
 from vidm.errors import InputError
 from vidm.files import replacing
 
-VERSION = 1  # raised when the frames of the same file come out otherwise
+VERSION = 2  # raised when the frames of the same file come out otherwise
 BLOCK = 1 << 20  # bytes of frames that are in memory at once; more would fall out of the processor's cache
 STALE = 3600  # seconds after which a temporary file is nobody's any more
 
