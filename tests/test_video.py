@@ -261,3 +261,13 @@ def test_every_third_picture_of_a_folder_of_several_pixel_formats(tmp_path, coun
         (image.convert("L") if k < 4 else image).save(tmp_path / f"{k}.png")
     found = decode(tmp_path, 32, stride=3, found=probe_pictures(tmp_path))
     assert found[:, 16, 16, 0].tolist() == levels[::3].tolist()
+
+
+def test_the_first_picture_of_a_jpeg_of_several(tmp_path):
+    """As phones write it: a gain map or a second eye behind the picture."""
+    for k in range(4):
+        image, other = Image.new("RGB", (48, 32), (k * 20,) * 3), Image.new("RGB", (16, 16))
+        image.save(tmp_path / f"{k}.jpg", "MPO", save_all=True, append_images=[other], quality=95)
+    found = probe_pictures(tmp_path)
+    assert (found.codec, found.frames) == ("mjpeg", 4)
+    assert decode(tmp_path, 32, found=found)[:, 16, 16, 0].tolist() == [0, 20, 40, 60]

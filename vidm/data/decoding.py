@@ -28,7 +28,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vidm.data.layouts import frame_files
-from vidm.data.probing import LOCAL, PICTURES, Probe, VideoError
+from vidm.data.probing import LOCAL, PICTURES, Probe, VideoError, first_picture
 from vidm.data.recipes import RECIPES
 
 # A decoder that says this has painted over a hole. Other complaints (a short file, say) leave whole frames.
@@ -235,8 +235,8 @@ def _feed(files: list[Path], pipe: BinaryIO) -> None:
     try:
         with pipe:
             for path in files:
-                pipe.write(path.read_bytes())
-    except OSError:  # ffmpeg or a picture is gone: the count of frames tells
+                pipe.write(first_picture(path))
+    except (OSError, ValueError, SyntaxError):  # ffmpeg is gone, or a picture: the count of frames tells
         return
 
 

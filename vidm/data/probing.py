@@ -6,6 +6,7 @@ points elsewhere is not opened at all, and external references of mov files stay
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -178,7 +179,8 @@ def probe_pictures(folder: Path, fps: float | None = None) -> Probe:
         try:
             with Image.open(path, formats=list(CODECS)) as image:
                 orientation = image.getexif().get(0x0112, 1)
-                facts = (image.format, image.size, orientation if orientation in range(1, 9) else 1)
+                kind = "JPEG" if image.format == "MPO" else image.format  # a JPEG with others behind it
+                facts = (kind, image.size, orientation if orientation in range(1, 9) else 1)
                 mode = image.mode
         except Image.DecompressionBombError:
             raise VideoError(f"{path.name}: announces more pixels than a picture may have") from None
@@ -204,6 +206,18 @@ def probe_pictures(folder: Path, fps: float | None = None) -> Probe:
         pixels=mode,
         orientation=orientation,
     )
+
+
+def first_picture(path: Path) -> bytes:
+    """A JPEG or PNG. Of a JPEG of several pictures (a depth map, a gain map, a second eye) the first, as viewers do."""
+    from PIL import Image
+
+    data = path.read_bytes()
+    if b"MPF\0" not in data:
+        return data
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        pictures = getattr(image, "mpinfo", {}).get(0xB002) or [{"Size": len(data)}]  # CIPA DC-007, MP Entry
+    return data[: pictures[0]["Size"]]
 
 
 def _tail(path: Path) -> bytes:
