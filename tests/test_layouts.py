@@ -292,3 +292,14 @@ def test_inspect_tells_the_layout(ucf, vidm, tmp_path):
     told = json.loads((tmp_path / "a" / "s.json").read_text())
     assert (told["layout"], told["base"], told["clips"]) == ("ucf101", "UCF-101", 0)
     assert {d["reason"] for d in told["dropped"]} >= {"too short: 9 frames, needs 16"}
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    """As old zip files unpack: the folder is the class, and of Sky Time-lapse the recording."""
+    root, latin = tmp_path / "raw", os.fsdecode(b"caf\xe9")
+    for k, name in enumerate((latin, "tea")):
+        video(root / "videos" / name / "a.mp4", k)
+        pictures(root / "sky" / name / f"{name}_1", k, ".jpg")
+    assert stored(root / "videos", tmp_path, test_fraction=0).classes == ["caf\\xe9", "tea"]
+    assert find(root / "sky").layout == "sky-timelapse"
+    assert stored(root / "sky", tmp_path).sources == ["caf\\xe9/caf\\xe9_1", "tea/tea_1"]

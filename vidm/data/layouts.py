@@ -89,12 +89,18 @@ def find(folder: str | Path, layout: str = "detect", fold: int = 1) -> Found:
             place = published.outside(entry.parts)
         if place is None:
             continue
-        source = os.fsencode("/".join(entry.parts) or ".").decode("utf-8", "backslashreplace")
+        source = _readable("/".join(entry.parts) or ".")
         reason = entry.reason or _unfit(entry) or place.reason
         path = root.joinpath(*entry.parts)
-        clips.append(Candidate(path, place.split, place.cls, source, reason, entry.pictures, place.group))
+        cls, group = _readable(place.cls), _readable(place.group)
+        clips.append(Candidate(path, place.split, cls, source, reason, entry.pictures, group))
     clips.sort(key=lambda candidate: candidate.source)
     return Found(name, "/".join(below), clips, tuple(rule.notes()))
+
+
+def _readable(name: str) -> str:
+    """A name of the file system as text that a store holds: bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def find_clips(folder: str | Path, layout: str = "detect", fold: int = 1) -> list[Candidate]:
