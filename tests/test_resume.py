@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import resource
@@ -140,24 +141,36 @@ def test_the_last_few_stay_and_the_best(tmp_path):
         checkpoints.save(step, {"a": torch.full((3,), float(step))}, loss)
     assert checkpoints.steps() == [3, 5, 6]
     assert checkpoints.newest(5)[0] == 5
-    checkpoints.finish()
+    checkpoints.finish(6)
     assert checkpoints.steps() == [6]
     assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
 
 
+def flat_run(folder, steps, running=None, of=batches):
+    """A run with a constant rate, whose folder those of other lengths share."""
+    facts, model = task().facts.model_copy(update={"decay": "constant", "steps": steps}), Toy()
+    part = Task("toy", facts, 0, lambda start: itertools.islice(of(start), steps - start), task().loss)
+    return model, fit(model, part, running or Running(), folder, accelerator_of(CPU))
+
+
 def test_more_steps_go_on_where_fewer_ended(tmp_path):
-    flat = {"of": lambda start: batches(start, 20)}
-    first = task(steps=20, **flat)
-    facts = first.facts.model_copy(update={"decay": "constant"})
-    for folder, lengths in (("a", [10, 20]), ("b", [20])):
-        for steps in lengths:
-            model = Toy()
-            part = Task(
-                "toy", facts.model_copy(update={"steps": steps}), 0, lambda s, n=steps: batches(s, n), first.loss
-            )
-            fit(model, part, Running(), tmp_path / folder, accelerator_of(CPU))
-        flat[folder] = model.state_dict()
-    assert same(flat["a"], flat["b"])
+    flat_run(tmp_path / "a", 10)
+    assert same(flat_run(tmp_path / "a", 20)[0].state_dict(), flat_run(tmp_path / "b", 20)[0].state_dict())
+
+
+def test_fewer_steps_leave_a_longer_run_as_it_is(tmp_path):
+    often = Running(checkpoint_minutes=0, keep=1)
+    truth = flat_run(tmp_path, 30)[1].curve.rows
+    for at in (7, 15):  # killed, too
+        with pytest.raises(RuntimeError, match="power cut"):
+            flat_run(tmp_path, 20, often, broken(at, fail))
+        assert max(s for s in Checkpoints(tmp_path, 1).steps() if s < 30) == at
+    assert [row[0] for row in flat_run(tmp_path, 20, often)[1].curve.rows] == [10, 20]
+    Checkpoints(tmp_path, 1).finish(20)
+    assert Checkpoints(tmp_path, 1).steps() == [20, 30]
+    again = flat_run(tmp_path, 30)[1].curve
+    assert again.rows == truth
+    assert len((tmp_path / "curve.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_what_a_run_folder_depends_on(params, tmp_path):

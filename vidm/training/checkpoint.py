@@ -81,7 +81,10 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder: the last `keep` stay, and the one with the lowest loss."""
+    """The checkpoints of one run folder: the last `keep` stay, and the one with the lowest loss.
+
+    With a constant rate runs of any length share a folder. What a longer one left there stays.
+    """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
@@ -118,7 +121,7 @@ class Checkpoints:
                 raise OSError(errno.EIO, str(error)) from None
             to_disk(temporary)
         to_disk(self.folder)
-        self._prune()
+        self._prune(step)
 
     def newest(self, last: int) -> tuple[int, dict[str, Tensor]] | None:
         """(step, tensors) of the newest whole file of at most `last` steps. A damaged one is passed over, loudly."""
@@ -134,13 +137,14 @@ class Checkpoints:
             print(f"vidm: {self.path(step)}: half-written or damaged; the one before it is used", file=sys.stderr)
         return None
 
-    def finish(self) -> None:
-        """The run is over: its last state alone stays, to go on from with more steps."""
-        for step in self.steps()[:-1]:
-            self.path(step).unlink(missing_ok=True)
+    def finish(self, last: int) -> None:
+        """A run of `last` steps is over: its last state stays, to go on from with more, and those of longer runs."""
+        for step in self.steps():
+            if step < last:
+                self.path(step).unlink(missing_ok=True)
 
-    def _prune(self) -> None:
-        steps = self.steps()
+    def _prune(self, newest: int) -> None:
+        steps = [step for step in self.steps() if step <= newest]  # those of a longer run are not this one's
         old = steps[: -self.keep]
         if not old:
             return

@@ -1,4 +1,7 @@
-"""The loss curve of a run as a CSV that survives a kill: rows are added, and cut back to where a run goes on."""
+"""The loss curve of a run as a CSV that survives a kill: rows are added, and cut back to where a run goes on.
+
+Those of a longer run with the same facts, whose checkpoint is there, stay behind the rows of a shorter one.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,13 @@ class Curve:
         self.rows: list[tuple[int, int, float, float]] = []
         self.smoothed = math.nan
         self._written = 0
+        self._longer: list[tuple[int, int, float, float]] = []
 
-    def cut(self, step: int) -> None:
-        """Read the rows up to `step`; a row that a kill left incomplete is none."""
+    def cut(self, step: int, longer: int = 0) -> None:
+        """Read the rows up to `step`; a row that a kill left incomplete is none.
+
+        longer: where a longer run has a checkpoint; rows up to there stay in the file.
+        """
         rows = []
         if self.path and self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -41,9 +48,9 @@ class Curve:
         for row in rows:
             if row[0] <= step:
                 self._take(row)
+        self._longer = [row for row in rows if step < row[0] <= longer]
         if self.path:
-            self.export(self.path)
-        self._written = len(self.rows)
+            self._rewrite()
 
     def add(self, step: int, samples: int, loss: float, lr: float) -> str:
         """A row; what is to be said about it. A sudden rise is reported."""
@@ -58,6 +65,9 @@ class Curve:
 
     def write(self) -> None:
         """Bring the new rows to the disk, before a checkpoint that has them behind it."""
+        if self._longer:
+            self._rewrite()
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(self.rows[self._written :])
             file.flush()
@@ -65,8 +75,17 @@ class Curve:
         self._written = len(self.rows)
 
     def export(self, path: Path) -> None:
-        """The whole curve as a file of its own."""
-        with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(HEAD)
-            writer.writerows(self.rows)
+        """This run's curve as a file of its own."""
+        _save(path, self.rows)
+
+    def _rewrite(self) -> None:
+        last = self.rows[-1][0] if self.rows else 0
+        _save(self.path, self.rows + [row for row in self._longer if row[0] > last])
+        self._written = len(self.rows)
+
+
+def _save(path: Path, rows: list[tuple[int, int, float, float]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEAD)
+        writer.writerows(rows)

@@ -56,11 +56,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came out: the averaged network, the smoothed loss, and what it cost. Time is that of the steps that count,
-    over all restarts: what was lost between a checkpoint and a kill is not in it."""
+    """What came out: the averaged network, the curve of its loss, and what it cost. Time is that of the steps that
+    count, over all restarts: what was lost between a checkpoint and a kill is not in it."""
 
     ema: nn.Module
-    loss: float
+    curve: Curve
     seconds: float
     device_seconds: float
 
@@ -162,7 +162,7 @@ def fit(model: nn.Module, task: Task, running: Running, folder: Path, accelerato
             if stop and not end:
                 where = f"saved in {folder}; the same command goes on" if saved else "its last checkpoint is older"
                 raise Interrupted(f"{task.name}: {asked.signal or 'a signal'} at step {step} of {facts.steps}; {where}")
-    return Fitted(ema.module, curve.smoothed, float(loop["seconds"]), float(loop["device_seconds"]))
+    return Fitted(ema.module, curve, float(loop["seconds"]), float(loop["device_seconds"]))
 
 
 def due(step: int, snapshots: int, steps: int) -> bool:
@@ -183,7 +183,8 @@ def _resume(state: State, checkpoints: Checkpoints, curve: Curve, last: int, nam
                 f"{checkpoints.path(step)}: made by another version of vidm; remove {checkpoints.folder} to start anew"
             ) from None
         print(f"{name}: goes on at step {step} of {last}, from {checkpoints.folder}", file=sys.stderr)
-    curve.cut(step)
+    newest = max(checkpoints.steps(), default=0)
+    curve.cut(step, newest if newest > last else 0)
     return step
 
 
@@ -214,7 +215,7 @@ def _bad(name: str, step: int, row: int, limit: int, checkpoints: Checkpoints) -
         f"vidm: {name}: loss or gradients of step {step + 1} are not finite; skipped ({row} in a row)", file=sys.stderr
     )
     if row >= limit:
-        kept = checkpoints.steps()
+        kept = [s for s in checkpoints.steps() if s <= step]
         where = f"the last good state is {checkpoints.path(kept[-1])}" if kept else "nothing was saved yet"
         raise InputError(
             f"{name}: {row} steps in a row were not finite, up to step {step + 1}; {where}; lower training.lr, or use "

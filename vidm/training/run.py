@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -159,12 +158,11 @@ def train_part(
             if not accelerator.is_main_process:
                 return
             save(fitted.ema, out, facts.steps)
-            with replacing(out.with_name(f"{part}_loss.csv")) as temporary:
-                shutil.copyfile(folder / "curve.csv", temporary)
+            fitted.curve.export(out.with_name(f"{part}_loss.csv"))
             with replacing(out.with_name(f"{part}_run.json")) as temporary:
                 cost = _cost(fitted, facts, accelerator)
                 temporary.write_text(json.dumps(cost, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            checkpoints.finish()
+            checkpoints.finish(facts.steps)
 
 
 def _cost(fitted: Fitted, facts: Training, accelerator: Accelerator) -> dict[str, float | int | str | None]:
@@ -173,7 +171,7 @@ def _cost(fitted: Fitted, facts: Training, accelerator: Accelerator) -> dict[str
     return {
         "step": facts.steps,
         "samples": facts.steps * facts.batch,
-        "loss": round(fitted.loss, 6) if math.isfinite(fitted.loss) else None,
+        "loss": round(fitted.curve.smoothed, 6) if math.isfinite(fitted.curve.smoothed) else None,
         "wall_seconds": round(fitted.seconds, 1) if known else None,
         "device_hours": round(fitted.device_seconds / 3600, 4) if known else None,
         "devices": accelerator.num_processes,
