@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ def replacing(path: Path) -> Iterator[Path]:
     with _said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors puts a file for its owner alone in its place
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

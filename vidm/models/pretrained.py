@@ -153,7 +153,6 @@ def _half(source: Path, target: Path, apart: str | None) -> str:
             raise InputError(f"{source}: '{key}' is beyond half precision")
     with replacing(target) as temporary:
         save_file(halves, temporary, metadata={trained.KEY: note})
-    target.chmod(0o644)  # the writer makes a private one
     return hashlib.sha256(target.read_bytes()).hexdigest()
 
 

@@ -173,7 +173,6 @@ def export(network: SpyNet, path: Path, notes: dict[str, Any]) -> None:
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"weights": json.dumps(notes, sort_keys=True)})
-    path.chmod(0o644)  # the writer makes a private one
 
 
 def train(plan: Plan, out: Path, folder: Path) -> str:
