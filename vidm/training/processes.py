@@ -18,6 +18,7 @@ def accelerator_of(device: torch.device, unused: bool = False, log_with: str | N
     """
     return Accelerator(
         cpu=device.type == "cpu",
+        mixed_precision="no",  # an experiment's fact; else that of accelerate's own configuration would come on top
         log_with=log_with,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused)],
     )
