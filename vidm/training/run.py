@@ -99,6 +99,9 @@ def train_part(
     with open_store(experiment, params, frames) as store:
         source = draw(store)
         classes = _classes(experiment, source) if experiment.class_conditioning else {}
+        if classes:  # the hash of the data has no labels
+            clips = ((store.hashes[i], store.splits[i], store.classes[i]) for i in range(len(store)))
+            notes["labels_sha256"] = digest(sorted(clips))
         network = trained.build(part, getattr(experiment, part), store.resolution, experiment.frames, len(classes))
         for module in network.modules():
             if isinstance(module, Stage):
