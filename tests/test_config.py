@@ -84,6 +84,7 @@ BAD = [
     ("experiments/sky/preset", 3, ["experiments.sky.preset", "3", "preset's name"], True),
     ("experiments/sky/preset", [3], ["experiments.sky.preset", "3", "preset's name"], True),
     ("experiments/sky/seed", "12", ["experiments.sky.seed", "'12'", "write 12"], True),
+    ("experiments/sky/seed", -1, ["experiments.sky.seed", "-1", "nearest: 0"], True),
     ("experiments/sky/seed", 1.5, ["experiments.sky.seed", "1.5", "nearest: 2"], True),
     ("experiments/sky/seed", 1.0, ["experiments.sky.seed", "1.0", "nearest: 1"], False),
     ("experiments/sky/seed", True, ["experiments.sky.seed", "true", "nearest: 0"], True),
@@ -106,6 +107,18 @@ BAD = [
     ("experiments/sky/motion/network/multipliers", [1, 0], ["multipliers.1", "0", "nearest: 1"], True),
     ("experiments/sky/motion/network/multipliers", [1, "2"], ["multipliers.1", "'2'", "write 2"], True),
     ("experiments/sky/motion/network/channels", 36, ["network.channels", "36", "nearest: 32"], False),
+    (
+        "experiments/sky/motion/network",
+        {"channels": 3, "groups": 3, "head_channels": 3, "multipliers": [1], "attention": []},
+        ["motion.network.channels", "3", "nearest: 4"],
+        False,
+    ),
+    (
+        "experiments/sky/running",
+        {"gpus": 2, "accumulation": 5},
+        ["content.training.batch", "48", "2 processes x 5 parts", "nearest: 50"],
+        False,
+    ),
     ("experiments/sky/motion/network/head_channels", 48, ["head_channels", "48", "nearest: 16"], False),
     ("experiments/sky/motion/network/attention", [5], ["network.attention", "5", "nearest: 8"], False),
     (
@@ -442,3 +455,30 @@ def test_facts_that_came_later_are_written_where_they_are_said():
     e = config.resolve(small()).experiment("sky")
     assert not {"seeds", "frames", "time_grid"} & e.sampling.model_dump(mode="json").keys()
     assert "self_static" not in e.metrics.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (
+            "metrics/protocols",
+            ["styleganv", "styleganv-128"],
+            "protocols.1: windows of 'styleganv-128' span 128 frames",
+        ),
+        ("metrics/protocols", ["styleganv-16-stride8"], "span 121 frames, and its videos have 16"),
+        ("frames", 8, "protocols.0: windows of 'styleganv' span 16 frames, and its videos have 8"),
+        ("sampling/videos", 1, "sampling.videos: 1 video has no covariance, and so no FVD; nearest: 2"),
+        ("metrics/videos", 1, "metrics.videos: 1 video"),
+    ],
+)
+def test_what_can_t_be_measured_may_be_trained(key, value, said):
+    config.check_measurable(config.resolve(small()).experiment("sky"), config.resolve(small()))
+    params = config.resolve(changed(f"experiments/sky/{key}", value))
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        config.check_measurable(params.experiment("sky"), params)
+
+
+def test_every_experiment_can_be_measured(shipped):
+    params = config.resolve(shipped)
+    for experiment in params.every.values():
+        config.check_measurable(experiment, params)

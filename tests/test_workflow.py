@@ -100,6 +100,17 @@ def test_unknown_experiment_names_the_nearest(project):
         assert "Traceback" not in ended.stdout and ended.stdout.count("\n") < 6
 
 
+def test_what_can_t_be_measured_is_said_before_it_is_trained(project):
+    project.replace(
+        "params.yaml", "experiments:\n", "experiments:\n  brief: {preset: laptop, dataset: smoke, frames: 8}\n"
+    )
+    for target in ("results/brief_fvd.json", "results/brief/report/videos.html"):
+        ended = project.run("snakemake", "--dry-run", "--cores", "1", target)
+        assert ended.returncode == 1
+        assert "metrics.protocols.0: windows of" in ended.stdout and ended.stdout.count("\n") < 6
+    assert {"train_content", "sample_brief"} <= project.planned("results/brief/samples/samples.h5")
+
+
 def test_other_files_are_not_taken_for_an_experiments(project):
     assert project.planned("results/tables/index.html") == {"tables", "tables_page"}
     ended = project.run("snakemake", "--cleanup-metadata", "results/gone_fvd.json")

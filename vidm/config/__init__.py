@@ -4,6 +4,7 @@ One file serves Snakemake (configfile), DVC (params) and this package. An experi
 presets it names, in order, and its own keys; the last one wins. What comes out is frozen.
 """
 
+from vidm.config.combinations import check_measurable
 from vidm.config.described import digest, unlike_paper
 from vidm.config.facts import (
     SPYNETS,
@@ -36,6 +37,7 @@ __all__ = [
     "Running",
     "Sampling",
     "Training",
+    "check_measurable",
     "digest",
     "load",
     "resolve",

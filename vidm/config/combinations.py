@@ -43,8 +43,17 @@ def check(experiment: Experiment, params: Params) -> None:
                 f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
                 f"nearest: {there}"
             )
+    running = experiment.running
+    pieces = running.processes * running.accumulation
     for part in ("content", "motion"):
         _shared(experiment, params, part)
+        batch = getattr(experiment, part).training.batch
+        if not getattr(experiment, f"{part}_of") and batch % pieces:
+            raise ConfigError(
+                f"{where}.{part}.training.batch: {batch} is not a multiple of {running.processes} processes x "
+                f"{running.accumulation} parts (running.accumulation); nearest: "
+                f"{max(1, round(batch / pieces)) * pieces}"
+            )
     known = {**PROTOCOLS, **params.protocols}
     for k, protocol in enumerate(experiment.metrics.protocols):
         if protocol not in known:
@@ -62,6 +71,22 @@ def check(experiment: Experiment, params: Params) -> None:
             f"{where}.frames: {experiment.frames} is more than the {dataset.min_frames} frames that clips of "
             f"dataset '{name}' are sure to have (min_frames); nearest: {dataset.min_frames}"
         )
+
+
+def check_measurable(experiment: Experiment, params: Params) -> None:
+    """Before hours of training for a distance that none of its videos can have. Raises ConfigError."""
+    where, sampling = f"experiments.{experiment.name}", experiment.sampling
+    frames, videos = sampling.frames or experiment.frames, sampling.videos
+    known = {**PROTOCOLS, **params.protocols}
+    for k, name in enumerate(experiment.metrics.protocols):
+        if known[name].span > frames:
+            raise ConfigError(
+                f"{where}.metrics.protocols.{k}: windows of '{name}' span {known[name].span} frames, and its videos "
+                f"have {frames} (sampling.frames, or frames); take another one, or sample longer videos"
+            )
+    for key, count in (("sampling.videos", videos), ("metrics.videos", experiment.metrics.videos)):
+        if count == 1:
+            raise ConfigError(f"{where}.{key}: 1 video has no covariance, and so no FVD; nearest: 2")
 
 
 def _decides(part: str) -> tuple[str, ...]:

@@ -103,6 +103,11 @@ class Network(Facts):
             raise ValueError(
                 f"channels: {self.channels} is not a multiple of groups = {self.groups}; nearest: {nearest}"
             )
+        if self.channels % 2:
+            raise ValueError(
+                f"channels: {self.channels} is odd, and the embedding of t has a sine and a cosine of each frequency; "
+                f"nearest: {self.channels + 1}"
+            )
         # The middle block always attends; which levels do depends on the resolution, see _possible.
         fault = self.heads_fault(len(self.multipliers) - 1)
         if fault:
@@ -310,7 +315,7 @@ class Running(Facts):
 class Recipe(Facts):
     """What presets and experiments share."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     content_of: str | None = Field(None, description="take this experiment's content network: the same facts")
     motion_of: str | None = Field(None, description="take this experiment's motion network: the same facts")
     frames: Annotated[int, Field(ge=2)] = Field(16, description="the time grid of the motion network")

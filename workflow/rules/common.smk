@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from vidm.config import SPYNETS, ConfigError, load, resolve
+from vidm.config import SPYNETS, ConfigError, check_measurable, load, resolve
 from vidm.data import layouts
 from vidm.errors import InputError
 
@@ -154,6 +154,7 @@ def pretrained(wildcards):
 
 def judges(wildcards):
     """The networks that measure: I3D, for FID Inception, for an Inception score the user's classifier."""
+    check_measurable(experiment(wildcards), FACTS)
     metrics = experiment(wildcards).metrics
     found = {"detector": "data/weights/i3d.safetensors"}
     if metrics.fid_frames:
@@ -239,12 +240,9 @@ wildcard_constraints:
     experiment="[a-z0-9-]+",
 
 
-# Files that only a known experiment has, by which it is asked for.
-NAMED = (
-    r"results/([^/]+)_(?:fvd|ablations)\.json",
-    r"results/([^/]+)/(?:samples/.+|report/.+|figures/index\.html)",
-    r"models/([^/]+)/.+",
-)
+# Files that only a known experiment has, by which it is asked for. Those of MEASURED need its FVD.
+MEASURED = (r"results/([^/]+)_(?:fvd|ablations)\.json", r"results/([^/]+)/(?:report/.+|figures/index\.html)")
+NAMED = (*MEASURED, r"results/([^/]+)/samples/.+", r"models/([^/]+)/.+")
 
 
 def impossible(words):
@@ -258,9 +256,11 @@ def impossible(words):
         if match is None or os.path.exists(word):
             continue
         try:
-            name = FACTS.experiment(match[1]).dataset
-            if word.endswith("_fvd.json") and not os.path.exists(f"data/frames/{name}.h5"):
-                sky_of(name)
+            found = FACTS.experiment(match[1])
+            if match.re.pattern in MEASURED:
+                check_measurable(found, FACTS)
+            if word.endswith("_fvd.json") and not os.path.exists(f"data/frames/{found.dataset}.h5"):
+                sky_of(found.dataset)
         except (ConfigError, WorkflowError) as error:
             return f"{word}: {error}"
     return None
