@@ -152,6 +152,22 @@ def test_pull_blesses_nothing_that_is_missing_or_of_other_data(pushed, tmp_path)
     assert ended.returncode == 2 and "data/weights/" in ended.stdout
 
 
+def test_pull_asks_for_what_the_target_needs(pushed, tmp_path):
+    """Not for another experiment's bytes, which this remote never had."""
+    fresh = clone(pushed, tmp_path / "fresh")
+    theirs = {"cmd": "true", "outs": [{"results/theirs_fvd.json": {"persist": True}}]}
+    missing = [{"path": "results/theirs_fvd.json", "hash": "md5", "md5": "0" * 32, "size": 1}]
+    for name, stage in (("dvc.yaml", theirs), ("dvc.lock", theirs | {"outs": missing})):
+        path = fresh.folder / name
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document["stages"]["theirs"] = stage
+        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    ended = fresh.run("python", "workflow/scripts/pull.py", "results/smok_fvd.json")
+    assert ended.returncode == 2 and ended.stdout.startswith("pull: no stage of dvc.yaml makes results/smok_fvd.json")
+    said = fresh.ok("python", "workflow/scripts/pull.py", TARGET)
+    assert said.splitlines()[-1].endswith("up to date")
+
+
 def test_videos_added_then_kept_by_dvc(pushed, tmp_path):
     fresh = clone(pushed, tmp_path / "fresh")
     fresh.ok("python", "workflow/scripts/pull.py", TARGET)
@@ -175,7 +191,8 @@ def test_videos_added_then_kept_by_dvc(pushed, tmp_path):
     fresh.commit("videos")
     fresh.ok("dvc", "push")
     other = clone(fresh, tmp_path / "other")
-    other.ok("dvc", "pull", "frames", *(f"data/raw/smoke/{n}.mp4.dvc" for n in "abcd"))
+    other.ok("dvc", "pull", "--with-deps", "frames")
+    assert sorted(path.name for path in (other.folder / "data/raw/smoke").glob("*.mp4")) == [f"{n}.mp4" for n in "abcd"]
     other.ok("snakemake", "--cores", "1", "--touch", "--forceall", "data/frames/smoke.h5")
     assert other.planned("data/frames/smoke.h5") == set()
     assert "snakemake" not in other.ok("dvc", "repro", "frames")

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 TOOLS = Path(sys.executable).parent
 TARGET = "results/sky_fvd.json"
@@ -20,7 +21,7 @@ def call(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run([str(TOOLS / command[0]), *command[1:]], capture_output=True, text=True, check=False)
 
 
-def stop(line: str) -> None:
+def stop(line: str) -> NoReturn:
     print(f"pull: {line}", file=sys.stderr)
     sys.exit(2)
 
@@ -41,9 +42,23 @@ def missing(target: str) -> list[str]:
     return [name for name in names if not name.startswith("data/rendered/") and not Path(name).exists()]
 
 
-def changed() -> list[str]:
-    """What DVC's stages depend on and is not as it was when the results were made."""
-    ended = call("dvc", "status", "--json", "dvc.yaml")
+def stage_of(target: str) -> str:
+    """The stage that makes a file; with those before it, it is what is fetched and asked about."""
+    from dvc.exceptions import DvcException, OutputNotFoundError
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return repo.find_outs_by_path(target)[0].stage.addressing
+    except OutputNotFoundError:
+        stop(f"no stage of dvc.yaml makes {target}; name it there, see data/README.md")
+    except DvcException as error:
+        stop(str(error))
+
+
+def changed(stage: str) -> list[str]:
+    """What these stages depend on and is not as it was when the results were made."""
+    ended = call("dvc", "status", "--json", "--with-deps", stage)
     if ended.returncode:
         stop(last_line(ended))
     stages = json.loads(ended.stdout or "{}")
@@ -64,12 +79,13 @@ def main(target: str = TARGET) -> None:
         stop(last_line(remotes))
     if not remotes.stdout.strip():
         stop("no DVC remote to pull from; name one: dvc remote add --default storage s3://bucket/vidm  (or a folder)")
-    pulled = subprocess.run([str(TOOLS / "dvc"), "pull"], check=False)
+    stage = stage_of(target)
+    pulled = subprocess.run([str(TOOLS / "dvc"), "pull", "--with-deps", stage], check=False)
     if pulled.returncode:
         stop("dvc pull failed, see above; nothing was marked as up to date")
     if gone := missing(target):
         stop(f"the remote had no {gone[0]} ({len(gone)} files missing); make them: make {target}")
-    if other := changed():
+    if other := changed(stage):
         stop(f"these are not what the results were made from: {', '.join(other)}; nothing was marked as up to date")
     touched = call("snakemake", "--cores", "1", "--touch", "--forceall", target)
     if touched.returncode:
