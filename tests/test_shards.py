@@ -143,6 +143,20 @@ def test_shards_are_even_and_leave_nothing_out():
     assert groups.cut(range(3, 10), 3) == [range(3, 6), range(6, 9), range(9, 10)]
 
 
+def test_a_short_call_leaves_the_groups_of_a_long_one(params, models, tmp_path):
+    """The number of videos is not in the run's hash, so that both have one folder."""
+    params = changed(params)
+    run.sample(params, "dots", *models, tmp_path / "long", Wish(shard=(2, 2)))
+    (folder,) = Path("runs/dots").iterdir()
+    left = {folder / name for name in ("000000-000001.h5", ".000006-000007.h5.1-a.tmp", "000002-000003.done")}
+    for path in left:
+        path.touch()  # a group of a killed call, one being written, and one of another shard
+    run.sample(params, "dots", *models, tmp_path / "short", Wish(videos=1))
+    assert set(folder.iterdir()) == left | {folder / "000004-000004.done"}
+    run.sample(params, "dots", *models, tmp_path / "short", Wish(videos=3))
+    assert set(folder.iterdir()) == left - {folder / "000000-000001.h5"} | {folder / "000004-000004.done"}
+
+
 def test_shards_that_do_not_fit_together(params, models, tmp_path):
     params = changed(params, videos=3)
     one, two = tmp_path / "1", tmp_path / "2"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ class Kept:
 
     def videos(self) -> int:
         """Videos that are done, over all shards."""
-        done = {p.stem for kind in ("*.h5", "*.done") for p in self.folder.glob(kind) if not p.name.startswith(".")}
-        return sum(int(last) - int(first) + 1 for first, last in (stem.split("-") for stem in done))
+        return sum(map(len, set(self._finished().values())))
+
+    def _finished(self) -> dict[Path, range]:
+        """The videos that each file stands for. The names of those still being written begin with a dot."""
+        files = (p for kind in ("h5", "done") for p in self.folder.glob(f"[0-9]*-[0-9]*.{kind}"))
+        bounds = {p: map(int, p.stem.split("-")) for p in files}
+        return {p: range(first, last + 1) for p, (first, last) in bounds.items()}
 
     def settle(self, groups: Iterable[range]) -> None:
         """Note that these are in a file of their shard, and drop them here."""
@@ -59,12 +65,13 @@ class Kept:
             path.with_suffix(".done").touch()
             path.unlink(missing_ok=True)
 
-    def drop(self) -> None:
-        """Everything of this run."""
-        for path in self.folder.glob("*"):
-            path.unlink()
-        if self.folder.is_dir():
-            self.folder.rmdir()
+    def drop(self, videos: range) -> None:
+        """The groups that lie within these videos. Others are those of a longer call, or of other shards."""
+        for path, there in self._finished().items():
+            if there[0] in videos and there[-1] in videos:
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()  # where nothing is left in it
 
 
 def copy_clips(paths: Iterable[Path], out: StoreWriter) -> None:

@@ -78,7 +78,7 @@ def sample(
     if wish.shard is None:
         with clock("io"):
             pictures(e, out)
-        kept.drop()
+        kept.drop(p.numbers)
     else:
         kept.settle(parts)
     if benchmark:
@@ -166,7 +166,7 @@ def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs:
     groups.room({out: sum(p.stat().st_size for p in shards)})
     _write(target, size, first | {"sampling": settings}, [p for _, p in found])
     pictures(e, out)
-    Kept(runs / e.name / f"samples-{first['run']}").drop()
+    Kept(runs / e.name / f"samples-{first['run']}").drop(range(last))
 
 
 def pictures(e: Experiment, out: Path) -> None:
