@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from vidm.errors import InputError
 from vidm.machine import precision
 from vidm.models import trained
 from vidm.sampling import groups, run
+from vidm.sampling.export import provenance_of
 from vidm.sampling.noise import label_of
 from vidm.sampling.plan import Wish
 from vidm.sampling.rollout import Rollout
@@ -118,7 +120,7 @@ def test_videos_of_several_seeds_are_those_of_each(params, models, tmp_path):
     files = [tmp_path / "shards" / f"shard_{k}_of_2.h5" for k in (1, 2)]
     for k in (1, 2):
         run.sample(both, "dots", *models, tmp_path / "shards", Wish(shard=(k, 2)))
-    with pytest.raises(InputError, match=r"ends with video 2, .*sampling.videos is 3 of each of 2 seeds"):
+    with pytest.raises(InputError, match=r"shard_1_of_2.h5: of a run of 6 videos, given are 3; give every shard"):
         run.gather(both, "dots", files[:1], tmp_path / "joined")
     run.gather(both, "dots", files, tmp_path / "joined")
     assert np.array_equal(read(tmp_path / "joined/samples.h5"), whole)
@@ -165,13 +167,47 @@ def test_shards_that_do_not_fit_together(params, models, tmp_path):
     shards = [one / "shard_1_of_3.h5", two / "shard_3_of_3.h5"]
     with pytest.raises(InputError, match=r"shard_3_of_3.h5: before it videos 1..1 are missing"):
         run.gather(params, "dots", shards, tmp_path / "o")
-    with pytest.raises(InputError, match=r"ends with video 0, experiments.dots.sampling.videos is 3"):
+    with pytest.raises(InputError, match=r"shard_1_of_3.h5: of a run of 3 videos, given are 1; give every shard"):
         run.gather(params, "dots", shards[:1], tmp_path / "o")
     with pytest.raises(InputError, match="videos are there twice"):
         run.gather(params, "dots", [*shards, shards[0]], tmp_path / "o")
     run.sample(params, "dots", *models, two, Wish(shard=(2, 3), seed=1))
     with pytest.raises(InputError, match="other settings, weights or seed"):
         run.gather(params, "dots", [*shards, two / "shard_2_of_3.h5"], tmp_path / "o")
+
+
+@pytest.mark.parametrize("videos", [2, 6])
+def test_a_run_is_as_many_videos_as_its_call_asked(params, models, tmp_path, videos):
+    """Whatever the experiment's number is. A file of an earlier version doesn't say how many they were."""
+    params = changed(params, videos=3)
+    for k in (1, 2):
+        run.sample(params, "dots", *models, tmp_path, Wish(videos=videos, shard=(k, 2)))
+    shards = sorted(tmp_path.glob("*.h5"))
+    with pytest.raises(InputError, match=f"of a run of {videos} videos, given are {videos // 2}"):
+        run.gather(params, "dots", shards[:1], tmp_path / "o")
+    run.gather(params, "dots", shards, tmp_path / "o")
+    assert len(read(tmp_path / "o" / "samples.h5")) == videos
+    for path in shards:
+        with h5py.File(path, "a") as file:
+            del file.attrs["total"]
+    if videos < 3:
+        with pytest.raises(InputError, match=r"ends with video 1, experiments.dots.sampling.videos is 3; give every"):
+            run.gather(params, "dots", shards, tmp_path / "o")
+    else:
+        run.gather(params, "dots", shards, tmp_path / "o")
+
+
+def test_shards_of_another_experiment(params, models, tmp_path):
+    """They are refused; those of an experiment that params.yaml does not have are of pretrained weights."""
+    run.sample(params, "dots", *models, tmp_path / "shards", Wish(shard=(1, 1)))
+    shards = list((tmp_path / "shards").iterdir())
+    with pytest.raises(InputError, match=r"shard_1_of_1.h5: videos of 'dots', not of 'other'; name that, or sample"):
+        run.gather(params, "other", shards, tmp_path / "o")
+    own = params.model_copy(update={"experiments": {"other": params.experiment("other")}})
+    run.gather(own, "other", shards, tmp_path / "o")
+    assert groups.notes(tmp_path / "o" / "samples.h5")["experiment"] == "dots"
+    assert provenance_of(tmp_path / "o" / "preview.webp")["experiment"] == "dots"
+    assert not list(Path("runs").rglob("*.done"))
 
 
 def test_several_motions_of_given_frames(params, models, store, tmp_path):

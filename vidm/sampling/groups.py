@@ -92,11 +92,12 @@ def copy_clips(paths: Iterable[Path], out: StoreWriter) -> None:
 def notes(path: Path) -> dict[str, Any]:
     """What `vidm sample` noted in a file: `sampling`, `checkpoints`, `experiment`, and `run`, of the groups' folder.
 
-    Raises InputError where it is none.
+    `total`: the videos of all shards; None in files of earlier versions. Raises InputError where it is none.
     """
     try:
         with h5py.File(path, "r") as file:
-            return {key: json.loads(file.attrs[key]) for key in ("sampling", "checkpoints", "run", "experiment")}
+            found = {key: json.loads(file.attrs[key]) for key in ("sampling", "checkpoints", "run", "experiment")}
+            return found | {"total": json.loads(file.attrs.get("total", "null"))}
     except (OSError, KeyError, ValueError):
         raise InputError(f"{path}: not a file of vidm sample, or not a whole one; make it again") from None
 

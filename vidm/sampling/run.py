@@ -71,7 +71,8 @@ def sample(
     rollout = Rollout(p.content, p.motion, p.facts, device, cache, p.beyond, clock)
     _make(p, rollout, kept, missing, clock)
     with clock("io"):
-        about = {"sampling": p.settings, "checkpoints": p.checkpoints, "run": p.run, "experiment": e.name}
+        about = {"sampling": p.settings, "checkpoints": p.checkpoints, "run": p.run}
+        about |= {"experiment": e.name, "total": p.total}
         _write(target, p.size, about, [kept.path(part) for part in parts])
     if rollout.report:
         _say(f"{e.name}: {rollout.report}")
@@ -136,7 +137,7 @@ def _said_if_full(path: Path) -> Iterator[None]:
 def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs: Path = RUNS) -> None:
     """One samples.h5 of all shards of a run, in the order of the videos, and the pictures of `sample` beside it.
 
-    Raises InputError where shards are of different runs, overlap, or where videos are missing.
+    Raises InputError where shards are of different runs, of another experiment, overlap, or where videos are missing.
     """
     e = params.experiment(experiment)
     found = sorted(
@@ -144,6 +145,10 @@ def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs:
     )
     (first, path), last = found[0], 0
     for notes, other in found:
+        of = notes["experiment"]
+        # One that params.yaml does not have is of pretrained weights, which bring their own facts.
+        if of != e.name and of in params.every:
+            raise InputError(f"{other}: videos of '{of}', not of '{e.name}'; name that, or sample {e.name}")
         if notes["run"] != first["run"]:
             raise InputError(f"{path} and {other}: made with other settings, weights or seed; sample them again")
         there = groups.numbers(notes["sampling"])
@@ -151,8 +156,11 @@ def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs:
             what = f"videos {last}..{there.start - 1} are missing" if there.start > last else "videos are there twice"
             raise InputError(f"{other}: before it {what}; give every shard of one run")
         last = there.stop
+    for notes, other in found:
+        if notes["total"] not in (last, None):
+            raise InputError(f"{other}: of a run of {notes['total']} videos, given are {last}; give every shard")
     each, seeds = e.sampling.videos, len(first["sampling"]["seeds"].get("seeds", [""]))
-    if last < each * seeds:
+    if first["total"] is None and last < each * seeds:
         raise InputError(
             f"{found[-1][1]}: ends with video {last - 1}, experiments.{e.name}.sampling.videos is {each}"
             f"{f' of each of {seeds} seeds' if seeds > 1 else ''}; give every shard"
@@ -164,9 +172,9 @@ def gather(params: Params, experiment: str, shards: list[Path], out: Path, runs:
     with FrameStore(path) as store:
         size = store.resolution
     groups.room({out: sum(p.stat().st_size for p in shards)})
-    _write(target, size, first | {"sampling": settings}, [p for _, p in found])
+    _write(target, size, first | {"sampling": settings, "total": last}, [p for _, p in found])
     pictures(e, out)
-    Kept(runs / e.name / f"samples-{first['run']}").drop(range(last))
+    Kept(runs / first["experiment"] / f"samples-{first['run']}").drop(range(last))
 
 
 def pictures(e: Experiment, out: Path) -> None:
@@ -177,7 +185,7 @@ def pictures(e: Experiment, out: Path) -> None:
     with FrameStore(path) as store:
         count = min(e.sampling.sheet, about["sampling"]["seeds"].get("each", len(store)))
         clips = [store.read(k) for k in range(count)]
-    provenance = {"experiment": e.name, "seed": str(seed)}
+    provenance = {"experiment": about["experiment"], "seed": str(seed)}
     provenance |= {part: facts["sha256"] for part, facts in about["checkpoints"].items()}
     for old in out.glob("video_*.mp4"):
         old.unlink()
