@@ -1,5 +1,6 @@
 """Videos as people see them, and what each file says about itself."""
 
+import json
 from pathlib import Path
 
 import av
@@ -80,6 +81,27 @@ def test_the_command(vidm, stores, tmp_path):
     with Image.open(moving) as picture:
         assert (picture.n_frames, picture.size) == (5, (66 + 8 + 66, 32))
     assert export.provenance_of(moving)["videos"] == "0,2"
+
+
+MADE = [
+    ({"seed": 5, "videos": [4, 7]}, "5", "4,6"),
+    ({"seed": 5, "videos": [4, 7], "seeds": [5, 9], "each": 5}, "5,9", "4,1"),
+    ({"seed": 5, "videos": [6, 9], "seeds": [5, 9], "each": 5}, "9", "1,3"),
+]
+
+
+@pytest.mark.parametrize(("seeds", "seed", "videos"), MADE)
+def test_videos_are_named_by_their_seeds(vidm, tmp_path, seeds, seed, videos):
+    """Not by their rows in the file, which are others in a shard, or with several seeds."""
+    about = {"sampling": {"seeds": seeds}, "checkpoints": {"motion": {"sha256": "ab"}}, "run": "", "experiment": "sky"}
+    with StoreWriter(tmp_path / "made.h5", 16, 16, {}, origin="generated") as writer:
+        writer.attributes |= {key: json.dumps(value) for key, value in about.items()}
+        for k in range(4):
+            writer.add(FLAT[0] + np.uint8(k), fps=8, split="generated", source="x")
+    said = vidm("export", tmp_path / "made.h5", "--videos", "0,2", "--out", tmp_path / "o.webp")
+    assert said.returncode == 0, said.stderr
+    note = export.provenance_of(tmp_path / "o.webp")
+    assert (note["seed"], note["videos"], note["experiment"], note["motion"]) == (seed, videos, "sky", "ab")
 
 
 def test_without_numbers_the_first_eight_are_taken_or_all(vidm, stores, tmp_path):

@@ -101,10 +101,11 @@ def test_what_is_no_report_is_refused(tmp_path, params, models, content):
 def test_a_report_of_other_weights_is_refused(tmp_path, params, models):
     measured = pretrained.find("sky").about["measured"]
     of = {part: {"sha256": "1" * 64} for part in ("content", "motion")}
-    about = {"protocol": {"name": "styleganv"}, "checkpoints": of, "interval": None}
-    report = written(tmp_path / "dots_fvd.json", measured | about)
-    with pytest.raises(InputError, match="measured with other content weights"):
-        pretrained.pack(params, "dots", models, report, tmp_path / "dots")
+    about = {"protocol": {"name": "styleganv"}, "interval": None}
+    for hashes in (of, {"motion": of["motion"]}):  # the second is of given first frames
+        report = written(tmp_path / "dots_fvd.json", measured | about | {"checkpoints": hashes})
+        with pytest.raises(InputError, match="measured with other content weights"):
+            pretrained.pack(params, "dots", models, report, tmp_path / "dots")
     with pytest.raises(InputError, match="not trained as experiments"):
         pretrained.pack(params, "other", tmp_path_of(models, tmp_path), None, tmp_path / "other")
 

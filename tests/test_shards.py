@@ -210,7 +210,7 @@ def test_shards_of_another_experiment(params, models, tmp_path):
     assert not list(Path("runs").rglob("*.done"))
 
 
-def test_several_motions_of_given_frames(params, models, store, tmp_path):
+def test_several_motions_of_given_frames(params, models, store, tmp_path, capsys):
     """Three videos of the first image, three of the second; then all go on, beyond the grid."""
     params, pictures = changed(params, videos=6, batch=4, group=6), tmp_path / "pictures"
     pictures.mkdir()
@@ -225,13 +225,17 @@ def test_several_motions_of_given_frames(params, models, store, tmp_path):
     assert all(not np.array_equal(made[k, 1], made[k + 1, 1]) for k in range(5))
     about = groups.notes(tmp_path / "a" / "samples.h5")
     assert about["checkpoints"].keys() == {"motion"} and about["sampling"]["motions"] == 3
+    run.sample(params, "dots", Path("none"), models[1], tmp_path / "c", Wish(first=pictures, motions=3))
+    assert groups.notes(tmp_path / "c" / "samples.h5") == about, "a content network would have made nothing"
+    assert capsys.readouterr().err.count("--content none is not used, as first frames are given") == 1
 
     wish = Wish(further=tmp_path / "a" / "samples.h5", frames=6, beyond="stretch", videos=2)
     run.sample(params, "dots", *models, tmp_path / "b", wish)
     longer = read(tmp_path / "b" / "samples.h5")
     assert longer.shape[:2] == (2, 6)
     assert np.array_equal(longer[:, :4], made[:2])
-    assert groups.notes(tmp_path / "b" / "samples.h5")["sampling"]["time_grid"] == "stretch"
+    about = groups.notes(tmp_path / "b" / "samples.h5")
+    assert about["checkpoints"].keys() == {"motion"} and about["sampling"]["time_grid"] == "stretch"
 
 
 def test_another_size_with_given_frames(params, models, tmp_path):

@@ -27,7 +27,7 @@ def sample(
         typer.Option(help="networks with their own facts: `sky`, of this package, or a folder of `vidm weights pack`"),
     ] = None,
     motion: Annotated[Path | None, typer.Option(help="trained motion network")] = None,
-    content: Annotated[Path | None, typer.Option(help="trained content network; not needed with first frames")] = None,
+    content: Annotated[Path | None, typer.Option(help="trained content network; not used with first frames")] = None,
     first: Annotated[Path | None, typer.Option(help="first frames: a folder of images, or a store's clips")] = None,
     further: Annotated[Path | None, typer.Option("--continue", help="a store whose clips go on")] = None,
     motions: Annotated[int, typer.Option(min=1, help="videos of each first frame, with their own motion")] = 1,

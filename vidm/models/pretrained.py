@@ -167,7 +167,7 @@ def _document(params: config.Params, e: config.Experiment) -> dict[str, Any]:
     }
 
 
-def _report(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
+def _report(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
     """The hashes of the weights that a report is of, and what a card needs. Raises InputError where it is none."""
     report = _read(path, "vidm evaluate")
     try:
@@ -176,7 +176,8 @@ def _report(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
         if report.get("interval"):
             found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
         quality(found)
-        return {part: report["checkpoints"][part]["sha256"] for part in PARTS}, found
+        # Samples of given first frames have no content network.
+        return {part: report["checkpoints"].get(part, {}).get("sha256") for part in PARTS}, found
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path}: not a report of vidm evaluate; make it again") from None
 

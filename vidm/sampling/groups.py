@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -106,6 +107,13 @@ def numbers(facts: dict[str, Any]) -> range:
     """The videos in a file, of its `sampling`."""
     first, last = facts["seeds"]["videos"]
     return range(first, last + 1)
+
+
+def addresses(facts: dict[str, Any]) -> list[tuple[int, int]]:
+    """(seed, video) of each clip in a file, of its `sampling`."""
+    seeds = facts["seeds"]
+    every, each = seeds.get("seeds", [seeds["seed"]]), seeds.get("each", sys.maxsize)
+    return [(every[k // each], k % each) for k in numbers(facts)]
 
 
 def refuse_overlap(target: Path, seed: int, videos: range) -> None:

@@ -161,11 +161,16 @@ def shard_of(text: str) -> tuple[int, int] | None:
 
 
 def plan(params: Params, experiment: str, content: Path | None, motion: Path, wish: Wish, device: torch.device) -> Plan:
-    """Load the networks and check everything that can be. Raises InputError."""
+    """Load the networks, that of content only where it makes frame 0, and check everything that can be.
+
+    Raises InputError.
+    """
     e = params.experiment(experiment)
     checkpoints, unlike, content_network = {}, {}, None
     if wish.first is not None and not wish.first.is_file():
         givens.images(wish.first)  # a name that is wrong is said before networks are loaded
+    if wish.first is not None or wish.further is not None:
+        content = None  # it makes nothing, so that nothing may say it did
     if content is not None:
         content_network, content_notes = trained.load(content, "content", device)
         _fit(params, e, content, content_notes)

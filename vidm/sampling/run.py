@@ -59,6 +59,8 @@ def sample(
     e = p.experiment
     for part, keys in p.unlike.items():
         _say(f"{e.name}: its {part} network is not what params.yaml says, but of another {', '.join(keys)}; that holds")
+    if content is not None and p.content is None:
+        _say(f"{e.name}: --content {content} is not used, as first frames are given")
     target = out / ("samples.h5" if wish.shard is None else "shard_{}_of_{}.h5".format(*wish.shard))
     groups.refuse_overlap(target, p.seeds[0], p.numbers)
     kept, parts = Kept(runs / e.name / f"samples-{p.run}"), groups.cut(p.numbers, p.facts.group)

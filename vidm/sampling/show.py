@@ -76,11 +76,14 @@ def _read(path: Path, videos: range | list[int], split: str | None) -> list[np.n
 
 
 def _provenance(path: Path, videos: list[int]) -> dict[str, str]:
+    """`videos` are those of their `seed`, or of one for each; of what `vidm sample` did not make, rows of the file."""
     note = {"store": FrameStore(path).sha256, "videos": ",".join(map(str, videos))}
     try:
         about = groups.notes(path)
     except InputError:
         return note  # real videos
-    note["seed"] = str(about["sampling"]["seeds"]["seed"])
-    note["experiment"] = about["experiment"]
+    made = groups.addresses(about["sampling"])
+    seeds, of_each = zip(*(map(str, made[k]) for k in videos), strict=True)
+    note |= {"experiment": about["experiment"], "videos": ",".join(of_each)}
+    note["seed"] = ",".join(seeds if len(set(seeds)) > 1 else seeds[:1])
     return note | {part: facts["sha256"] for part, facts in about["checkpoints"].items()}
