@@ -120,7 +120,7 @@ def test_names_of_files_are_told_from_names_of_folders(tmp_path):
             picture.moves(Path(name))
     made = []
     with pytest.raises(InputError, match="is a folder; give a file's name"):
-        picture.picture(tmp_path, 1, lambda *folders: made.append(folders))
+        picture.picture(tmp_path, lambda *folders: made.append(folders))
     assert not made
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from vidm.data.procedural import Scene
@@ -126,6 +127,11 @@ def test_videos_from_packed_weights_in_one_command(packed, vidm, monkeypatch, tm
     assert ended.stdout.strip() == f"{tmp_path / 'dots.mp4'}: 2 videos"
     assert (tmp_path / "dots.mp4").read_bytes()[4:8] == b"ftyp"
     assert not list(tmp_path.glob("runs*"))
+    (tmp_path / "pictures").mkdir()
+    for k in range(3):
+        Image.new("RGB", (16, 16), (80 * k, 0, 0)).save(tmp_path / "pictures" / f"{k}.png")
+    ended = vidm("sample", "--pretrained", "dots", "--first", tmp_path / "pictures", "--out", tmp_path / "three.gif")
+    assert ended.stdout.strip() == f"{tmp_path / 'three.gif'}: 3 videos", ended.stderr
     ended = vidm("sample", "--pretrained", packed, "--out", tmp_path / "folder", "--runs", tmp_path / "runs")
     assert ended.returncode == 0, ended.stderr
     with FrameStore(tmp_path / "folder" / "samples.h5") as store:

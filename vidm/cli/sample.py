@@ -50,7 +50,8 @@ def sample(
     """Generate videos: Algorithm 2, each video from its own seed. A killed run goes on at its next group of videos.
 
     Of an experiment, its networks are named: --content models/sky/content.safetensors --motion
-    models/sky/motion.safetensors. A moving picture shows all videos of the call, by default 8.
+    models/sky/motion.safetensors. A moving picture shows all videos of the call, by default 8, or fewer where first
+    frames give fewer.
     """
     devices.take()
     from vidm import config
@@ -70,7 +71,8 @@ def sample(
     if moving and shard:
         raise InputError(f"{out}: a shard is no moving picture; give a folder")
     wish = plan.Wish(
-        videos=videos or (picture.VIDEOS if moving else None),
+        videos=videos,
+        most=picture.VIDEOS if moving else None,
         seed=seed,
         frames=frames,
         beyond=time_grid.value if time_grid else None,
@@ -87,7 +89,7 @@ def sample(
         run.sample(facts, experiment, content, motion, folder, wish, cache_gb, benchmark, kept)
 
     if moving:
-        print(picture.picture(out, wish.videos, make))
+        print(picture.picture(out, make))
     else:
         make(out, runs)
 

@@ -29,14 +29,14 @@ TRAINING = {"training", "spynet", "spynet_finetuned"}  # facts that leave no tra
 class Wish:
     """What a call asks beside the experiment's facts.
 
-    videos (of each seed), seed, frames: in the place of the experiment's. beyond: `clamp` or `stretch`, what frames
-    beyond the trained grid mean. first: a folder of images or a store, whose frames are frame 0. further: a store,
-    whose clips go on. motions: videos of each frame 0. cls: one class for all. size: pixels, where it is not the
-    networks' own.
-    shard: (k, shards), 1-based.
+    videos (of each seed), seed, frames: in the place of the experiment's. most: like videos, but fewer where the first
+    frames given are fewer. beyond: `clamp` or `stretch`, what frames beyond the trained grid mean. first: a folder of
+    images or a store, whose frames are frame 0. further: a store, whose clips go on. motions: videos of each frame 0.
+    cls: one class for all. size: pixels, where it is not the networks' own. shard: (k, shards), 1-based.
     """
 
     videos: int | None = None
+    most: int | None = None
     seed: int | None = None
     frames: int | None = None
     beyond: str | None = None
@@ -205,7 +205,8 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
     if wish.cls is not None and wish.cls not in notes["classes"]:
         raise InputError(f"--class {wish.cls}: {motion} does not know it{nearest(wish.cls, notes['classes'])}")
     seeds = (facts.seeds or (e.seed,)) if wish.seed is None else (wish.seed,)
-    each = wish.videos or (facts.videos if given is None else min(facts.videos, len(given) * wish.motions))
+    most = wish.most or facts.videos
+    each = wish.videos or (most if given is None else min(most, len(given) * wish.motions))
     side = _side(wish, size, motion_network, content_network, given)
     if given is not None:
         _enough(given, wish, each, frames, notes["classes"])
