@@ -132,8 +132,8 @@ def _move(method: Ancestral | Multistep, device: torch.device) -> None:
 
 
 def ddpm(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ancestral:
-    """The steps 0, k, 2k, .. as in the official code, k = T // steps."""
-    return Ancestral(facts, torch.arange(steps).flip(0) * (facts.steps // steps), clip)
+    """Evenly spaced from step 0 on: where `steps` divides T the official code's 0, k, 2k, .., k = T / steps."""
+    return Ancestral(facts, torch.arange(steps).flip(0) * facts.steps // steps, clip)
 
 
 def ddim(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ddim:
