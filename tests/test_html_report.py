@@ -1,5 +1,6 @@
 """The smoke experiment's figures, and `make report` as a reader sees it: in a browser, without a network."""
 
+import importlib
 import json
 import re
 import xml.etree.ElementTree
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from browser import Page, browser
 from PIL import Image
-from project import Project, copy, kernels, recipe
+from project import ROOT, Project, copy, kernels, recipe
 
 from vidm import weights
 from vidm.errors import InputError
@@ -196,3 +197,20 @@ def test_a_page_is_refused_where_the_browser_would_ask_the_network(tmp_path):
         page.until("document.readyState == 'complete'", frame=True)
         assert page.abroad == ["http://127.0.0.1:9/x.png"]
         assert any("inside" in error for error in page.errors) and any("null" in error for error in page.errors)
+
+
+def test_run_times_are_the_experiments_own(tmp_path, monkeypatch):
+    """sky-paper is trained on the data set sky, which is an experiment's name, too."""
+    seconds = {"extract/sky": 5, "train_content/sky": 3600, "sample/sky": 3600}
+    seconds |= {"train_content/dark": 60, "sample/dark": 2, "shard/dark/1": 30, "shard/dark/2": 31}
+    for name, s in seconds.items():
+        path = tmp_path / f"{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"s\tmax_rss\n{s}\t100\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(ROOT / "workflow/scripts")
+    pages = importlib.import_module("pages")
+    steps = [(step, time) for step, time, _ in pages.times("dark", "sky", tmp_path)]
+    assert steps == [
+        *(("train_content", "0:01:00"), ("shard 2", "0:00:31"), ("shard 1", "0:00:30"), ("extract", "0:00:05")),
+        ("sample", "0:00:02"),
+    ]

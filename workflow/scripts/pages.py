@@ -23,6 +23,7 @@ main figure { margin: 0 }
 video { width: 100%; aspect-ratio: 1; image-rendering: pixelated; background: #ddd }
 """
 BENCHMARKS = Path("logs/benchmarks")
+OF_FRAMES = ("render", "extract")  # steps of a data set
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[Any]], caption: str = "") -> str:
@@ -85,15 +86,21 @@ def numbers(experiment: str, report: dict[str, Any], runs: dict[str, dict], out:
     write(out, f"Numbers of experiment {experiment}", [*parts, "<h2>Training</h2>", table(header, rows)])
 
 
-def times(names: Iterable[str], folder: Path = BENCHMARKS) -> list[tuple[str, str, float]]:
-    """(rule, wall time, MB of memory) of the steps that left a benchmark for one of these names, longest first."""
+def times(experiment: str, dataset: str, folder: Path = BENCHMARKS) -> list[tuple[str, str, float | None]]:
+    """(step, wall time, MB of memory) of the steps of an experiment that left a benchmark, longest first.
+
+    Those of its frames have the data set's name, which may be another experiment's, too.
+    """
+    paths = {p.parent.name: p for p in folder.glob(f"*/{experiment}.tsv") if p.parent.name not in OF_FRAMES}
+    paths |= {p.parent.name: p for rule in OF_FRAMES for p in folder.glob(f"{rule}/{dataset}.tsv")}
+    paths |= {f"shard {p.stem}": p for p in folder.glob(f"shard/{experiment}/*.tsv")}
     found = []
-    for path in (p for name in names for p in folder.glob(f"*/{name}.tsv")):
+    for step, path in paths.items():
         with path.open(encoding="utf-8", newline="") as file:
             row = next(csv.DictReader(file, delimiter="\t"))
         memory = float(row["max_rss"]) if row["max_rss"] not in ("NA", "-") else None
-        found.append((float(row["s"]), path.parent.name, memory))
-    return [(rule, clock(seconds), memory) for seconds, rule, memory in sorted(found, reverse=True)]
+        found.append((float(row["s"]), step, memory))
+    return [(step, clock(seconds), memory) for seconds, step, memory in sorted(found, reverse=True)]
 
 
 def facts(experiment: str, said: dict[str, Any], report: dict[str, Any], out: Path) -> None:
@@ -105,7 +112,7 @@ def facts(experiment: str, said: dict[str, Any], report: dict[str, Any], out: Pa
     beyond = report.get("beyond_the_paper", [])
     parts += ["<h2>Beyond the paper</h2>", f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in beyond)}</ul>"]
     parts += ["<h2>Versions</h2>", table(("", ""), report["versions"].items())]
-    spent = times(dict.fromkeys([experiment, own["dataset"]]))
+    spent = times(experiment, own["dataset"])
     parts += ["<h2>Run times</h2>", table(("step", "wall time", "memory, MB"), spent, "The last run of each step.")]
     parts += ["<h2>Parameters</h2>", "<p>Presets are merged, defaults filled in.</p>"]
     parts += [f"<pre>{html.escape(yaml.safe_dump(said, sort_keys=False, default_flow_style=None))}</pre>"]
