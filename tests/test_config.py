@@ -482,3 +482,27 @@ def test_every_experiment_can_be_measured(shipped):
     params = config.resolve(shipped)
     for experiment in params.every.values():
         config.check_measurable(experiment, params)
+
+
+def merged(document: dict, more: dict) -> dict:
+    both = document.keys() & more.keys()
+    deep = {key: merged(document[key], more[key]) for key in both if isinstance(more[key], dict)}
+    return document | more | deep
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_what_the_documentation_writes_is_allowed(page, shipped):
+    """Each block of YAML, beside what params.yaml has and the README's own data set."""
+
+    def blocks(name: str) -> list[dict]:
+        return [
+            yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text("utf-8"), re.DOTALL)
+        ]
+
+    (readme,) = blocks("README.md")
+    for block in blocks(page):
+        if block.keys() == {"waves"}:
+            block = {"experiments": block}
+        elif not block.keys() <= config.schema()["properties"].keys():  # of one experiment
+            block = {"experiments": {"waves": block}}
+        config.resolve(merged(merged(shipped, readme), block))
