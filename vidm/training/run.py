@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from vidm import __version__, machine
+from vidm import __version__, machine, protocols
 from vidm.config import Experiment, Params, Training, digest
 from vidm.data.clips import batches
 from vidm.data.store import FrameStore
@@ -40,6 +41,15 @@ def open_store(experiment: Experiment, params: Params, path: Path) -> FrameStore
             f"{path}: no train clip has the {experiment.frames} frames of experiments.{experiment.name}.frames; "
             "lower it, or give longer videos"
         )
+    for name in experiment.metrics.protocols:
+        rule = protocols.find(name, params.protocols)
+        clips = store.indices(None if rule.split == "all" else rule.split)
+        if sum(store.length(i) >= rule.span for i in clips) < 2:  # training alone needs none
+            print(
+                f"{experiment.name}: there will be no FVD by protocol '{name}' (metrics.protocols): fewer than 2 clips "
+                f"of {path} have its {rule.span} frames",
+                file=sys.stderr,
+            )
     return store
 
 
