@@ -85,7 +85,7 @@ def test_tables_say_mean_deviation_and_the_paired_difference(params, results):
     # Differences 50, 60, 30: mean 46.7, deviation 15.3; the means of the rows are 460 and 413.3.
     assert "| squared | 460.0 ± 10.0 (+46.7 ± 15.3) | 560.0 ± 10.0 (+46.7 ± 15.3) |" in text
     assert "| default | 413.3 ± 15.3 | 513.3 ± 15.3 |" in text
-    assert "| floor: test clips | 66.0 | 82.0 |" in text
+    assert "| floor: real clips held out | 66.0 | 82.0 |" in text
     assert "the embedded sky" in text and "do not compare with the paper's" in text
     with (results / "tables/sky_ablations.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)

@@ -26,21 +26,21 @@ SAMPLING = {"sampler": "ddim", "steps": 3, "eta": 0.0, "precision": "bf16", "see
 SIDE = 12
 
 
-def write_store(path, lengths, split, seed, origin="procedural", attributes=None):
+def write_store(path, lengths, split, seed, origin="procedural", attributes=None, clips=None):
     rng = np.random.default_rng(seed)
     with StoreWriter(path, SIDE, SIDE, {}, origin=origin) as store:
         for k, (length, s) in enumerate(zip(lengths, split, strict=True)):
-            clip = rng.integers(0, 256, (length, SIDE, SIDE, 3), np.uint8)
+            clip = rng.integers(0, 256, (length, SIDE, SIDE, 3), np.uint8) if clips is None else clips[k]
             store.add(clip, fps=25, split=s, source=f"{k}.mp4")
         store.skip("bad.mp4", "empty file")
         store.attributes.update(attributes or {})
     return path
 
 
-def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"]):
+def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"], clips=None):
     attributes = {"checkpoints": CHECKPOINTS, "sampling": SAMPLING | {"seeds": seeds}, "experiment": "tiny"}
     attributes = {key: json.dumps(value) for key, value in attributes.items()}
-    return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes)
+    return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes, clips)
 
 
 @pytest.fixture
@@ -116,6 +116,40 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     report.evaluate(params, "tiny", frames, samples, project / "two.json", pairs=picture)
     assert (project / "two.json").read_bytes() == (project / "one.json").read_bytes()
     assert kept[0].stat().st_mtime_ns != before[0]
+
+
+def changed(params, more=None, **facts):
+    """The parameters with other facts of metrics. more: protocols of their own."""
+    e = params.experiment("tiny")
+    metrics = e.metrics.model_copy(update=facts)
+    experiments = {"tiny": e.model_copy(update={"metrics": metrics})}
+    return params.model_copy(update={"experiments": experiments, "protocols": more or {}})
+
+
+@pytest.mark.parametrize(("split", "held"), [("train", "test"), ("test", "train"), ("all", None)])
+def test_the_leak_check_is_against_train_whatever_split_is_real(detector, params, project, split, held):
+    """Samples that copy a training clip are found out; what is called test is of that split."""
+    frames, out, rules = project / "frames.h5", project / "out.json", own("mine", OwnProtocol(split=split))
+    with report.FrameStore(frames) as store:
+        copy = store.read(5)
+        test = cut(sources.from_store(store, "test"), rules)
+        step = np.mean([motion(test.read(k)) for k in range(2)])
+    write_samples(project / "copies.h5", count=2, clips=[copy, copy ^ 1])
+
+    def evaluated(among):
+        facts = changed(params, {"mine": rules}, protocols=("mine",), nearest_among=among)
+        text = report.evaluate(facts, "tiny", frames, project / "copies.h5", out, pairs=project / "nearest.png")
+        return json.loads(out.read_text()), text
+
+    found, text = evaluated("all")
+    near = found["nearest"]
+    assert near["among"] == near["of"] == 3 and near["test_median"] > 0
+    assert [s["train"] for s in near["samples"]] == ["5.mp4"] * 2 and near["samples"][0]["ratio"] < 0.01
+    assert found["motion"]["test"] == pytest.approx(step, rel=1e-12) and f"test clips {step:.2f} grey" in text
+    assert found["held_out"] == held
+    real = f"{held} clips" if held else "real videos held out"
+    assert re.search(rf"^static .* {real}, first frame repeated$", text, re.M)
+    assert evaluated("measured")[0]["nearest"]["among"] == 2
 
 
 def test_samples_of_several_seeds(detector, params, project):

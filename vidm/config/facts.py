@@ -269,11 +269,11 @@ class Metrics(Facts):
         ("styleganv",), description="named ones, or keys of protocols; the first one's value is the report's"
     )
     videos: Positive | None = Field(None, description="fewer than the protocol asks; the report says so")
-    shuffled: bool = Field(True, description="the baseline of test clips with their frames in another order")
+    shuffled: bool = Field(True, description="the baseline of held-out clips with their frames in another order")
     self_static: bool = Field(True, description="the baseline of the samples' first frames, repeated", exclude_if=bool)
     nearest: Positive = Field(8, description="samples of the leak check, drawn beside their nearest training clips")
     nearest_among: Literal["all", "measured"] = Field(
-        "all", description="every training clip, or those alone that the distance takes"
+        "all", description="every training clip, or as many as the distance takes of its own"
     )
     fid_frames: Annotated[int, Field(ge=0)] = Field(0, description="frames of each clip for FID and KID; 0: none")
     classifier: str | None = Field(

@@ -135,7 +135,7 @@ def _markdown(found: dict[str, Any]) -> list[str]:
             lines.append(_line([row, *(cell_text(found, table, row, metric) for metric in metrics)]))
         floor = [found["floor"].get(metric) for metric in metrics]
         if any(value is not None for value in floor):
-            lines.append(_line(["floor: test clips", *("" if v is None else f"{v:.1f}" for v in floor)]))
+            lines.append(_line(["floor: real clips held out", *("" if v is None else f"{v:.1f}" for v in floor)]))
         lines.append("")
     return [*lines, *(f"- {text}" for text in found["warnings"])]
 

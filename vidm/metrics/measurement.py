@@ -3,7 +3,7 @@ trusted, and what it can be read against.
 
 All against the same n real clips, all of n clips:
 
-    floor        real clips held out (the test split): what a perfect model would get
+    floor        real clips held out (of the other split): what a perfect model would get
     static       the first frame of each of those, repeated: right pictures, no motion
     shuffled     those with their frames in another order: right pictures, wrong motion
     self_static  the first frame of each generated clip, repeated: does the model's motion help at all
@@ -82,6 +82,7 @@ class Measurement:
     """One protocol's part: it puts its jobs into a plan, and makes its part of the report after the plan has run.
 
     held: real clips that are not among `real`; without them, the next n of `real` where there are so many.
+    test: the test split, whichever is real, for its motion and the leak check; without one, motion is of `held`.
     whole: features of every window of `real`, not only of those that the distance takes.
     """
 
@@ -94,6 +95,7 @@ class Measurement:
         extras: Extras,
         plan: Plan,
         whole: bool = False,
+        test: ClipSet | None = None,
     ) -> None:
         self.rules, self.sets, self.model, self.extras, self.plan = rules, sets, model, extras, plan
         self.n = n = common(sets, asked or rules.videos)
@@ -105,6 +107,7 @@ class Measurement:
             taken = set(first_real)
             self.held_rows = [k for k in range(len(real)) if k not in taken][:n]
             self.held = real if len(self.held_rows) == n else None
+        self.test = (test, list(range(min(n, len(test))))) if test else None
         rows = [range(len(real))] if whole else [r for r, _ in self.trials]
         self.real = self._logits(real, sorted(set().union(*rows)))
         self.fake = self._logits(fake, sorted(set().union(*(f for _, f in self.trials))))
@@ -112,7 +115,8 @@ class Measurement:
         self.motions = {"samples": plan.job(fake, first_fake, Motion())}
         if self.held is not None and (extras.baselines or "held" in sets):
             self.others["floor"] = self._logits(self.held, self.held_rows)
-            self.motions["test"] = plan.job(self.held, self.held_rows, Motion())
+        if moving := self.test or ((self.held, self.held_rows) if "floor" in self.others else None):
+            self.motions["test"] = plan.job(*moving, Motion())
         if extras.baselines:
             if "floor" in self.others:
                 self.others["static"] = self._logits(self.held, self.held_rows, "static")
@@ -136,6 +140,14 @@ class Measurement:
     def _logits(self, clips: ClipSet, rows: list[int], kind: str = "as they are") -> Job:
         return self.plan.job(clips, rows, Logits(self.model, self.rules, kind))
 
+    def leak(self, train: ClipSet, whole: bool) -> tuple[Job, Job | None]:
+        """Jobs of the leak check: windows of the train split, all or as many as the distance takes; of the test split.
+
+        Raises InputError below 2 of them.
+        """
+        rows = range(len(train)) if whole else set().union(*drawn(train, common({"train": train}, self.n)))
+        return self._logits(train, sorted(rows)), self._logits(*self.test) if self.test else None
+
     def of(self, real: np.ndarray, fake: np.ndarray) -> float:
         """The protocol's distance of features (N,400) and (M,400)."""
         return frechet.distance(real, fake, self.rules.ddof, self.rules.root)
@@ -155,6 +167,7 @@ class Measurement:
             "against_n": statistics.against_n(real, fake, self.of, self.rules.seed),
             "kvd": kernel.mmd2(real, fake),
             "baselines": {name: self.of(real, other) for name, other in against.items()},
+            "held_out": self.held.source.split if "floor" in against else None,
             "motion": {name: float(job.result.mean()) for name, job in self.motions.items()},
             "too_short": {name: clips.short for name, clips in self.sets.items()},
             "detector": {"name": self.rules.detector, "sha256": self.model.sha256, "precision": self.model.precision},

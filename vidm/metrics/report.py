@@ -205,25 +205,29 @@ def evaluate(
             sets = {"real": clipset.cut(splits[rule.split], rule)}
             if rule.split != "all":
                 sets["held"] = clipset.cut(splits["test" if rule.split == "train" else "train"], rule)
+            test = clipset.cut(splits["test"], rule)
             start = replace(rule, start="first", windows="one per clip")
             cuts = [sets | {"fake": clipset.cut(fake, start)} for fake in fakes]
             asked = min([facts.videos or rule.videos, *(n for c in cuts if (n := len(c["fake"])) > 1)])
             own = alone if not parts else Extras()
-            whole = not parts and facts.nearest_among == "all"
+            whole = not parts and rule.split == "train" and facts.nearest_among == "all"
             model = models[rule.batch_norm_eps]
             parts.append(
                 [
-                    Measurement(rule, each, asked, model, replace(own, **(against if k == 0 else {})), plan, whole)
+                    Measurement(rule, each, asked, model, own if k else replace(own, **against), plan, whole, test)
                     for k, each in enumerate(cuts)
                 ]
             )
+        first = parts[0][0]
+        if pairs is not None:
+            # Copies are of training clips, whatever the distance is measured against.
+            train, test = first.leak(clipset.cut(splits["train"], rules[0]), facts.nearest_among == "all")
         plan.run(f"{e.name} fvd")
         found = [[part.report() for part in each] for each in parts]
         reports = [each[0] | over_seeds(each) for each in found]
         if pairs is not None:
-            first = parts[0][0]
-            near, drawn = nearest.nearest(first.fake, first.real, first.others.get("floor"), facts.nearest)
-            nearest.draw(pairs, first.fake, first.real, drawn, near)
+            near, drawn = nearest.nearest(first.fake, train, test, facts.nearest)
+            nearest.draw(pairs, first.fake, train, drawn, near)
             reports[0]["nearest"] = near
         sides = [{**p[0].sets["real"].source.facts(), "id": e.dataset, "resolution": data.resolution} for p in parts]
         about = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 MEANING = {
-    "floor": "test clips",
-    "static": "test clips, first frame repeated",
-    "shuffled": "test clips, frames in another order",
+    "floor": "{held}",
+    "static": "{held}, first frame repeated",
+    "shuffled": "{held}, frames in another order",
     "self_static": "samples, first frame repeated",
     "noise": "uniform noise",
 }
@@ -18,9 +18,8 @@ def summary(report: dict[str, Any]) -> str:
     """A report as a small table: the value, what it can be read against, what it was made of, the warnings."""
     name = report.get("experiment", "fake")
     rows = [("", "FVD", ""), (name, number(report["fvd"]), trust(report))]
-    held = "test clips" if "experiment" in report else "real videos held out"
-    meaning = {k: text.replace("test clips", held) for k, text in MEANING.items()}
-    rows += [(k, number(v), meaning.get(k, "")) for k, v in report.get("baselines", {}).items()]
+    said = meaning(report)
+    rows += [(k, number(v), said.get(k, "")) for k, v in report.get("baselines", {}).items()]
     lines = columns(rows, left=(0, 2))
     lines += further(report)
     p, data = report["protocol"], report["data"]
@@ -32,6 +31,13 @@ def summary(report: dict[str, Any]) -> str:
     for other in report.get("also", []):
         lines += ["", summary(other)]
     return "\n".join(lines)
+
+
+def meaning(report: dict[str, Any]) -> dict[str, str]:
+    """What each baseline is. A report of before it named the split that was held out has that of test."""
+    split = report.get("held_out", "test") if "experiment" in report else None
+    held = f"{split} clips" if split else "real videos held out"
+    return {name: text.format(held=held) for name, text in MEANING.items()}
 
 
 def trust(report: dict[str, Any]) -> str:
@@ -49,7 +55,8 @@ def trust(report: dict[str, Any]) -> str:
 def further(report: dict[str, Any]) -> Iterator[str]:
     motion = report.get("motion", {})
     if "test" in motion:
-        yield "motion: samples {samples:.2f}, test clips {test:.2f} grey levels a frame".format(**motion)
+        others = "test clips" if "experiment" in report else "real videos held out"
+        yield f"motion: samples {motion['samples']:.2f}, {others} {motion['test']:.2f} grey levels a frame"
     curve = report.get("against_n")
     if curve:
         points = ", ".join(f"{n}: {number(v)}" for n, v in zip(curve["n"], curve["fvd"], strict=True))

@@ -102,6 +102,7 @@ def quality(measured: dict[str, Any]) -> str:
     if not measured:
         return "Not measured."
     base, sampling = measured["baselines"], measured["sampling"]
+    names = {name: said.format(held=_held(measured)) for name, said in NAMES.items()}
     low, high = measured.get("interval") or (None, None)
     interval = f", 95% interval {low:.0f} to {high:.0f}" if low is not None else ""
     return "\n".join(
@@ -112,7 +113,7 @@ def quality(measured: dict[str, Any]) -> str:
             "| | FVD |",
             "| --- | --- |",
             f"| these samples | {measured['fvd']:.0f} |",
-            *(f"| {said} | {base[name]:.0f} |" for name, said in NAMES.items() if base.get(name) is not None),
+            *(f"| {said} | {base[name]:.0f} |" for name, said in names.items() if base.get(name) is not None),
             "",
             f"Sampled with {sampling['sampler']}, {sampling['steps']} steps a frame; the first frame with "
             f"{sampling.get('content_sampler') or sampling['sampler']}, {sampling['content_steps']} steps. "
@@ -123,12 +124,18 @@ def quality(measured: dict[str, Any]) -> str:
 
 
 NAMES = {
-    "floor": "floor: test videos",
-    "static": "first frames of test videos, standing still",
+    "floor": "floor: {held}",
+    "static": "first frames of {held}, standing still",
     "self_static": "the generated first frames, standing still",
-    "shuffled": "test videos, frames in another order",
+    "shuffled": "{held}, frames in another order",
     "noise": "noise",
 }
+
+
+def _held(measured: dict[str, Any]) -> str:
+    """The real videos of the baselines. A report of before it named their split has those of test."""
+    split = measured.get("held_out", "test")
+    return f"{split} videos" if split else "real videos held out"
 
 
 def _limits(dataset: dict[str, Any], content: dict[str, Any], measured: dict[str, Any]) -> list[str]:
@@ -136,5 +143,5 @@ def _limits(dataset: dict[str, Any], content: dict[str, Any], measured: dict[str
     if _procedural(content):
         limits.append("Trained on a drawn sky: it makes such skies, no real ones. Its FVD compares with no paper's.")
     if measured and measured["fvd"] > measured["baselines"].get("static", float("inf")):
-        limits.append("By FVD these videos are worse than test videos that stand still.")
+        limits.append(f"By FVD these videos are worse than {_held(measured)} that stand still.")
     return limits + [warning[0].upper() + warning[1:] + "." for warning in measured.get("warnings", [])]
