@@ -7,7 +7,7 @@ from PIL import Image
 from vidm.data.store import StoreWriter, clip_hash
 from vidm.errors import InputError
 from vidm.metrics import folders, sources
-from vidm.metrics.clipset import cut, drawn, open_source
+from vidm.metrics.clipset import cut, drawn, held_out, open_source
 from vidm.metrics.protocol import find
 from vidm.protocols import OwnProtocol, own
 
@@ -67,6 +67,23 @@ def test_strided_and_tiled_windows():
     assert [start for _, start in first.windows] == [0, 0]
     other = cut(source, like(seed=1))
     assert [s for _, s in other.windows] != [s for _, s in cut(source, STYLEGANV).windows]
+
+
+def test_held_out_windows_are_of_many_clips_and_of_none_that_is_measured():
+    def of(clips, rows):
+        return {clips.windows[k][0].index for k in rows}
+
+    source = sources.from_arrays(noise(0, 30, 160, 2, 2), "a")
+    tiled, single = (cut(source, find(name)) for name in ("digan", "styleganv"))
+    rows = held_out(tiled, 20)
+    assert rows == drawn(tiled, 20)[0] and len(of(tiled, rows)) > 10, "of 2 clips, if they were the first"
+    measured = drawn(tiled, 40)[0]
+    rows = held_out(tiled, 20, measured)
+    assert len(rows) == 20 and not of(tiled, rows) & of(tiled, measured)
+    assert len(held_out(tiled, 300, measured)) == 10 * (30 - len(of(tiled, measured)))
+    # With a window a clip: the first ones, also where trials draw theirs.
+    assert held_out(single, 12) == list(range(12)) and held_out(single, 12, range(9)) == list(range(9, 21))
+    assert held_out(cut(source, like(trials=3)), 12) == list(range(12))
 
 
 def test_a_folder_as_people_have_it(tmp_path, monkeypatch):

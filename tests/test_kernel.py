@@ -112,6 +112,22 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     assert jackknife(x[:3], y, lambda a, b: 0.0) is None
 
 
+def test_jackknife_leaves_whole_clips_away():
+    # Ten windows a clip that are all alike: what varies is the mean over the clips, as if each had one window.
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(2, 40, 1))
+    clips = [np.arange(400) // 10] * 2
+
+    def of(a, b):
+        return float(a.mean() - b.mean())
+
+    found, expected = jackknife(x.repeat(10, 0), y.repeat(10, 0), of, clips=clips), jackknife(x, y, of)
+    assert found["standard_error"] == pytest.approx(expected["standard_error"], rel=1e-10)
+    assert found["method"] == "jackknife over 10 groups a side, windows of a clip in one"
+    assert expected == jackknife(x, y, of, clips=[range(40, 0, -1)] * 2) and "windows" not in expected["method"]
+    assert jackknife(x, y, of, clips=[np.arange(40) // 14] * 2) is None
+
+
 def test_the_value_against_n_shows_its_bias():
     # Two samples of one distribution: the truth is 0, and every finite N is above it.
     rng = np.random.default_rng(4)

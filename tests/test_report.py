@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from vidm import config, machine
 from vidm.data.store import StoreWriter
@@ -15,6 +16,7 @@ from vidm.metrics.clipset import cut
 from vidm.metrics.features import motion
 from vidm.metrics.i3d import I3D
 from vidm.metrics.kept import Kept
+from vidm.metrics.measurement import Extras, Measurement, Plan
 from vidm.metrics.protocol import find
 from vidm.protocols import OwnProtocol, own
 
@@ -228,6 +230,31 @@ def test_a_baseline_that_can_t_be_is_named(detector, project):
     assert not re.search(r"^floor", text, re.M)
     text = report.between(*paths, baselines=True, videos=2)
     assert re.search(r"^floor .* real videos held out$", text, re.M) and "no floor" not in text
+
+
+def test_baselines_of_clips_with_several_windows(project):
+    """Of no clip that is measured too, and where there are not enough such clips there are none."""
+    rng, digan = np.random.default_rng(0), find("digan")
+    several, single = (rng.integers(0, 256, (20, frames, 2, 2, 3), np.uint8) for frames in (320, 16))
+    model, plan = torch.nn.Linear(1, 1), Plan(torch.device("cpu"), None)
+    model.sha256, model.precision = "0" * 64, "fp32"
+    sets = {name: cut(sources.from_arrays(v, name), digan) for name, v in (("real", several), ("fake", single))}
+    held = sets | {"held": cut(sources.from_arrays(several[::-1].copy(), "held"), digan)}
+
+    def measured(sets, n):
+        part = Measurement(digan, sets, n, model, Extras(baselines=True), plan)
+        used = [{part.sets["real"].windows[k][0].index for k in rows} for rows in (part.trials[0][0], part.held_rows)]
+        return part, *used
+
+    part, _, others = measured(held, 20)
+    assert part.others["floor"].rows == part.held_rows and len(others) > 10
+    part, clips, others = measured(sets, 10)
+    assert part.others["static"].rows == part.held_rows and not clips & others and len(part.held_rows) == 10
+    part, *_ = measured(sets | {"fake": sets["real"]}, 200)
+    assert "floor" not in part.others
+    said = "real has 20 videos, and those with no measured window have fewer than 200; give more"
+    assert any(said in text for text in part.cautions())
+    assert [len(set(rows)) for rows in part._clips()] == [20, 20] and len(part._clips()[0]) == 200
 
 
 def test_between_takes_stores_arrays_and_folders(detector, project):

@@ -8,6 +8,7 @@ any kind of source.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def drawn(clips: ClipSet, n: int) -> list[list[int]]:
         return [list(range(n))]
     rngs = [np.random.default_rng([p.seed, trial]) for trial in range(p.trials)]
     return [sorted(rng.permutation(len(clips))[:n].tolist()) for rng in rngs]
+
+
+def held_out(clips: ClipSet, n: int, beside: Sequence[int] = ()) -> list[int]:
+    """The n windows of the baselines, fewer where there are no more; none is of a clip with a window in `beside`.
+
+    The first ones; where clips have several windows n at random, seeded as those of a first trial: the first n would
+    be all windows of a few clips.
+    """
+    used = {clips.windows[k][0].index for k in beside}
+    rows = [k for k, (clip, _) in enumerate(clips.windows) if clip.index not in used]
+    if len({clips.windows[k][0].index for k in rows}) < len(rows):
+        rows = np.random.default_rng([clips.protocol.seed, 0]).permutation(rows).tolist()
+    return sorted(rows[:n])
 
 
 def _starts(length: int, digest: str, protocol: Protocol) -> list[int]:

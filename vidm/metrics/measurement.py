@@ -22,7 +22,7 @@ import torch
 
 from vidm.errors import InputError
 from vidm.metrics import frechet, kernel, sources, statistics
-from vidm.metrics.clipset import ClipSet, cut, drawn
+from vidm.metrics.clipset import ClipSet, cut, drawn, held_out
 from vidm.metrics.features import Chances, Job, Logits, Motion, Pooled, Series, look_up, one_pass
 from vidm.metrics.i3d import CLASSES, I3D
 from vidm.metrics.inception import DIMENSIONS, Inception
@@ -81,7 +81,8 @@ class Plan:
 class Measurement:
     """One protocol's part: it puts its jobs into a plan, and makes its part of the report after the plan has run.
 
-    held: real clips that are not among `real`; without them, the next n of `real` where there are so many.
+    held: real clips that are not among `real`; without them, n windows of `real` of clips that are not measured, where
+    there are so many.
     test: the test split, whichever is real, for its motion and the leak check; without one, motion is of `held`.
     whole: features of every window of `real`, not only of those that the distance takes.
     """
@@ -102,12 +103,12 @@ class Measurement:
         real, fake, self.held = sets["real"], sets["fake"], sets.get("held")
         self.trials = list(zip(drawn(real, n), drawn(fake, n), strict=True))
         first_real, first_fake = self.trials[0]
-        self.held_rows = list(range(n))
-        if self.held is None:
-            taken = set(first_real)
-            self.held_rows = [k for k in range(len(real)) if k not in taken][:n]
+        if self.held is not None:
+            self.held_rows = held_out(self.held, n)
+        else:
+            self.held_rows = held_out(real, n, first_real)
             self.held = real if len(self.held_rows) == n else None
-        self.test = (test, list(range(min(n, len(test))))) if test else None
+        self.test = (test, held_out(test, n)) if test else None
         rows = [range(len(real))] if whole else [r for r, _ in self.trials]
         self.real = self._logits(real, sorted(set().union(*rows)))
         self.fake = self._logits(fake, sorted(set().union(*(f for _, f in self.trials))))
@@ -148,6 +149,11 @@ class Measurement:
         rows = range(len(train)) if whole else set().union(*drawn(train, common({"train": train}, self.n)))
         return self._logits(train, sorted(rows)), self._logits(*self.test) if self.test else None
 
+    def _clips(self) -> list[list[int]]:
+        """The clip of each window of the first trial, on both sides."""
+        sides = zip((self.sets["real"], self.sets["fake"]), self.trials[0], strict=True)
+        return [[clips.windows[k][0].index for k in rows] for clips, rows in sides]
+
     def of(self, real: np.ndarray, fake: np.ndarray) -> float:
         """The protocol's distance of features (N,400) and (M,400)."""
         return frechet.distance(real, fake, self.rules.ddof, self.rules.root)
@@ -163,7 +169,7 @@ class Measurement:
             "protocol": self.rules.facts(),
             "n": self.n,
             "trials": trials,
-            "interval": statistics.jackknife(real, fake, self.of),
+            "interval": statistics.jackknife(real, fake, self.of, clips=self._clips()),
             "against_n": statistics.against_n(real, fake, self.of, self.rules.seed),
             "kvd": kernel.mmd2(real, fake),
             "baselines": {name: self.of(real, other) for name, other in against.items()},
@@ -223,9 +229,14 @@ class Measurement:
             said.append(f"{n} videos of each set, the protocol asks for {rules.videos}")
         if self.extras.baselines and "floor" not in self.others:
             real = self.sets["real"]
+            videos = len({clip.index for clip, _ in real.windows})
             said.append(
-                f"no floor and no static: {real.name} has {len(real)} videos, and {n} held out beside the {n} measured "
-                f"are {2 * n}; give more, or measure {len(real) // 2}"
+                f"no floor and no static: {real.name} has {videos} videos, and "
+                + (
+                    f"{n} held out beside the {n} measured are {2 * n}; give more, or measure {videos // 2}"
+                    if videos == len(real)
+                    else f"those with no measured window have fewer than {n}; give more, or measure fewer"
+                )
             )
         if rules.trials > 1 and n == len(self.sets["real"]) == len(self.sets["fake"]):
             said.append(f"all {rules.trials} trials are of the same windows: there are no more than {n}")

@@ -5,7 +5,7 @@ Both work on features, so they cost no pass through the detector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,28 +17,39 @@ FRACTIONS = (0.5, 0.625, 0.75, 0.875, 1.0)
 DRAWS = 3
 
 
-def jackknife(real: np.ndarray, fake: np.ndarray, of: Distance, groups: int = GROUPS) -> dict[str, Any] | None:
+def jackknife(
+    real: np.ndarray,
+    fake: np.ndarray,
+    of: Distance,
+    groups: int = GROUPS,
+    clips: Sequence[Sequence[int]] | None = None,
+) -> dict[str, Any] | None:
     """Standard error and 95 % interval of of(real, fake), by leaving a group of one side away at a time.
 
         se^2 = sum over both sides of (g - 1) / g sum_j (v_j - mean v)^2
 
-    It says how the value varies with which clips were taken, at this N; not the bias of a small N. None below
-    2 groups of 2.
+    clips: the clip that each row of real, and of fake, is a window of. Windows of one clip are alike, so they are in
+    one group; without it each row is a clip. It says how the value varies with which clips were taken, at this N; not
+    the bias of a small N. None below 2 groups of 2 clips.
     """
-    groups = min(groups, len(real) // 2, len(fake) // 2)
+    clips = clips or [range(len(side)) for side in (real, fake)]
+    orders = [{clip: k for k, clip in enumerate(dict.fromkeys(rows))} for rows in clips]
+    groups = min(groups, *(len(order) // 2 for order in orders))
     if groups < 2:
         return None
+    place = [np.array([order[clip] % groups for clip in rows]) for order, rows in zip(orders, clips, strict=True)]
+    together = any(len(order) < len(rows) for order, rows in zip(orders, clips, strict=True))
     variance = 0.0
     for side in (0, 1):
         values = []
         for j in range(groups):
             sides = [real, fake]
-            sides[side] = sides[side][np.arange(len(sides[side])) % groups != j]
+            sides[side] = sides[side][place[side] != j]
             values.append(of(*sides))
         variance += (groups - 1) / groups * float(np.square(np.array(values) - np.mean(values)).sum())
     value, error = of(real, fake), float(np.sqrt(variance))
     return {
-        "method": f"jackknife over {groups} groups a side",
+        "method": f"jackknife over {groups} groups a side" + (", windows of a clip in one" if together else ""),
         "level": 0.95,
         "standard_error": error,
         "low": value - LEVEL * error,
