@@ -39,8 +39,9 @@ def write_store(path, lengths, split, seed, origin="procedural", attributes=None
     return path
 
 
-def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"], clips=None):
-    attributes = {"checkpoints": CHECKPOINTS, "sampling": SAMPLING | {"seeds": seeds}, "experiment": "tiny"}
+def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"], clips=None, **more):
+    sampling = SAMPLING | {"seeds": seeds} | more
+    attributes = {"checkpoints": CHECKPOINTS, "sampling": sampling, "experiment": "tiny"}
     attributes = {key: json.dumps(value) for key, value in attributes.items()}
     return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes, clips)
 
@@ -85,6 +86,7 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     assert found["too_short"] == {"real": 1, "held": 0, "fake": 0}
     said = " ".join(found["warnings"])
     assert "rank-deficient" in said and "embedded sky" in said and "1 videos of real are shorter" in said
+    assert "given" not in said
     for part in (f"{found['fvd']:.2f}", "self_static", "uniform noise", "grey levels", "embedded sky"):
         assert part in text
 
@@ -136,7 +138,7 @@ def test_the_leak_check_is_against_train_whatever_split_is_real(detector, params
         copy = store.read(5)
         test = cut(sources.from_store(store, "test"), rules)
         step = np.mean([motion(test.read(k)) for k in range(2)])
-    write_samples(project / "copies.h5", count=2, clips=[copy, copy ^ 1])
+    write_samples(project / "copies.h5", count=2, clips=[copy, copy ^ 1], given={"frames": 4, "sha256": "c" * 64})
 
     def evaluated(among):
         facts = changed(params, {"mine": rules}, protocols=("mine",), nearest_among=among)
@@ -148,7 +150,7 @@ def test_the_leak_check_is_against_train_whatever_split_is_real(detector, params
     assert near["among"] == near["of"] == 3 and near["test_median"] > 0
     assert [s["train"] for s in near["samples"]] == ["5.mp4"] * 2 and near["samples"][0]["ratio"] < 0.01
     assert found["motion"]["test"] == pytest.approx(step, rel=1e-12) and f"test clips {step:.2f} grey" in text
-    assert found["held_out"] == held
+    assert found["held_out"] == held and sum("that were given" in w for w in found["warnings"]) == 1
     real = f"{held} clips" if held else "real videos held out"
     assert re.search(rf"^static .* {real}, first frame repeated$", text, re.M)
     assert evaluated("measured")[0]["nearest"]["among"] == 2

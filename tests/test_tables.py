@@ -83,6 +83,11 @@ def test_measured_cells_stand_beside_the_published_ones(results, tmp_path):
         ({"protocol": find("vidm-script").facts()}, "by protocol vidm-script"),
         ({"protocol": find("styleganv-16-stride8").facts()}, "at stride 8"),
         ({"detector": {"precision": "bf16"}}, "full precision"),
+        ({"sampling": {"given": {"frames": 1, "sha256": "a" * 64}}}, "samples begin with given frames"),
+        ({"sampling": {"class": "Archery"}}, "samples of one class"),
+        ({"sampling": {"motions": 4}}, "samples share their first frames"),
+        ({"sampling": {"size": 128}}, "samples of 128 pixels"),
+        ({"sampling": {"networks_unlike_params": {"motion": ["posgn"]}}}, "samples of other networks"),
     ],
 )
 def test_what_is_not_the_same_quantity_leaves_its_cell_empty(results, tmp_path, changes, reason):
@@ -90,6 +95,26 @@ def test_what_is_not_the_same_quantity_leaves_its_cell_empty(results, tmp_path, 
     said = tables.render(tmp_path, tmp_path / "out")
     assert all(r[-1] == "" for r in rows(tmp_path / "out", "table_1")[1:])
     assert f"sky256: in no table; {reason}" in said or reason in said
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"windows": "all, non-overlapping"},
+        {"start": "first"},
+        {"choice": "by name"},
+        {"trials": 3},
+        {"root": "SVD, float32"},
+        {"ddof": 1},
+    ],
+)
+def test_a_protocol_of_64_frames_is_the_usual_one_else(results, tmp_path, fields):
+    other = own("mine", OwnProtocol(frames=64, **fields)).facts()
+    results("clevrer256", sampling={"size": 256}, also=[report(fvd=300.0, protocol=other)])
+    tables.render(tmp_path, tmp_path / "out")
+    assert rows(tmp_path / "out", "table_3b")[4][-3:] == ["61.2", "", ""]
+    (field,) = fields
+    assert tables.unlike(tables.TABLE_3B.rows[3][1][1], report(protocol=other)) == f"by protocol mine (other {field})"
 
 
 def test_the_embedded_sky_is_in_no_table(results, tmp_path):

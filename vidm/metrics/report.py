@@ -236,9 +236,13 @@ def evaluate(
             "versions": provenance.versions(device),
             "comparable_with_paper": False,
         }
+    said = []
+    if data.origin == "procedural":
+        said.append("numbers on the embedded sky are not comparable with the paper's")
+    if "given" in made["sampling"]:
+        said.append("the samples begin with frames that were given: real ones are among what is measured")
     for report in reports:
-        if data.origin == "procedural":
-            report["warnings"].append("numbers on the embedded sky are not comparable with the paper's")
+        report["warnings"] += said
     whole = [{"experiment": e.name, **r, "data": side, **about} for r, side in zip(reports, sides, strict=True)]
     report = {**whole[0], "also": whole[1:]}
     provenance.write(Path(out), report)

@@ -2,8 +2,8 @@
 
 A published cell is a fact of the paper (Mei & Patel, AAAI 2023). A cell of ours is filled from a report only where it
 is the same quantity: real videos at that resolution, windows of that many frames, the protocol's full count, in full
-precision. All else leaves the cell empty and is listed with its reason: above all, numbers on the embedded sky never
-stand beside a paper's.
+precision, and samples that the experiment's own networks made from noise. All else leaves the cell empty and is listed
+with its reason: above all, numbers on the embedded sky never stand beside a paper's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from vidm.errors import InputError
 from vidm.files import replacing
+from vidm.protocols import PROTOCOLS
 
 FVD16, FVD128 = ("vidm-paper", "styleganv"), ("styleganv-128",)
 OURS = "measured here"
@@ -207,9 +208,15 @@ def unlike(cell: Cell, report: dict[str, Any]) -> str:
         return f"at {data.get('resolution')} pixels, the paper's are {cell.resolution}"
     if p["frames"] != cell.frames or p["stride"] != 1 or p["split"] != "train":
         return f"{p['frames']} frames at stride {p['stride']} of the {p['split']} split"
-    usual = not cell.protocols and all(p[k] == v for k, v in STYLEGANV.items())
-    if p["name"] not in cell.protocols and not usual:
-        return f"by protocol {p['name']}"
+    other = [key for key, value in USUAL.items() if p.get(key, value) != value]
+    if other or (cell.protocols and p["name"] not in cell.protocols):
+        return f"by protocol {p['name']}" + (f" (other {', '.join(other)})" if other else "")
+    sampling = report.get("sampling", {})
+    if sampling.get("size", cell.resolution) != cell.resolution:
+        return f"samples of {sampling['size']} pixels"
+    for key, fault in FAULTS.items():
+        if key in sampling:
+            return fault
     if report["n"] != 2048:
         return f"{report['n']} videos, the paper's are 2048"
     if report["detector"].get("precision", "fp32") != "fp32":
@@ -219,7 +226,14 @@ def unlike(cell: Cell, report: dict[str, Any]) -> str:
     return ""
 
 
-STYLEGANV = {"kernel": "bilinear", "order": "whole", "low": -1.0, "high": 1.0, "batch_norm_eps": 1e-3, "ddof": 0}
+USUAL = {key: value for key, value in PROTOCOLS["styleganv"].facts().items() if key not in ("name", "frames")}
+# What `vidm sample` was asked for, and notes in its store.
+FAULTS = {
+    "given": "samples begin with given frames",
+    "class": "samples of one class",
+    "motions": "samples share their first frames",
+    "networks_unlike_params": "samples of other networks than params.yaml has",
+}
 
 
 def _parts(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
