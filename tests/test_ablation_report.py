@@ -160,6 +160,15 @@ def test_further_metrics_and_a_second_protocol_of_as_many_frames(params, results
     assert rows["fvd16 digan"] == [90.0] * 3 and rows["fid"] == [20.0] * 3
 
 
+def test_a_cell_of_several_seeds_of_samples_counts_by_their_mean(params, results):
+    for path in results.glob("*_fvd.json"):
+        spread = {"mean": 25.0, "std": 5.0}
+        changed(path, lambda r, s=spread: r.update(fid={"value": 20.0}, seeds={"mean": r["fvd"], "std": 1.0, "fid": s}))
+    ablations.gather(params, "sky", results, results / "out.json")
+    row = json.loads((results / "out.json").read_text(encoding="utf-8"))["tables"]["3a"]["squared"]
+    assert row["fid"] == [25.0] * 3 and row["fvd16"] == list(FVD["mse"])
+
+
 def test_other_files_are_named(params, results):
     other = results / "sky-ablation-mse-s2_fvd.json"
     before = copy.deepcopy(other.read_text(encoding="utf-8"))

@@ -111,6 +111,25 @@ def test_a_report_of_other_weights_is_refused(tmp_path, params, models):
         pretrained.pack(params, "other", tmp_path_of(models, tmp_path), None, tmp_path / "other")
 
 
+def test_of_several_seeds_the_card_has_their_mean_and_no_interval(tmp_path, params, models):
+    measured = pretrained.find("sky").about["measured"]
+    of = {part: {"sha256": trained.file_sha256(models / f"{part}.safetensors")} for part in ("content", "motion")}
+    about = {"protocol": {"name": "styleganv"}, "checkpoints": of, "interval": {"low": 265.0, "high": 341.0}}
+    seeds = {"values": [300.0, 500.0], "mean": 400.0, "std": 141.4, "motion": {"mean": 4.5, "std": 0.1}}
+
+    def made(**more):
+        report = written(tmp_path / "r.json", measured | about | more)
+        pretrained.pack(params, "dots", models, report, tmp_path / "dots")
+        return (tmp_path / "dots" / "card.md").read_text(encoding="utf-8")
+
+    text = made(fvd=400.0, seeds=seeds, held_out="train")
+    assert "**400**, mean of 2 seeds, standard deviation 141." in text and "interval" not in text
+    assert "| the generated first frames of the first seed, standing still |" in text
+    assert "a frame: 4.5, in test videos" in text and "| floor: train videos | 83 |" in text
+    text = made()
+    assert "95% interval 265 to 341" in text and "seeds" not in text and "| floor: test videos | 83 |" in text
+
+
 def tmp_path_of(models, tmp_path):
     """The same weights, said to be of other facts."""
     for part in ("content", "motion"):

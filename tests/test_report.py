@@ -16,8 +16,9 @@ from vidm.metrics.clipset import cut
 from vidm.metrics.features import motion
 from vidm.metrics.i3d import I3D
 from vidm.metrics.kept import Kept
-from vidm.metrics.measurement import Extras, Measurement, Plan
+from vidm.metrics.measurement import Extras, Measurement, Plan, over_seeds
 from vidm.metrics.protocol import find
+from vidm.metrics.summary import summary
 from vidm.protocols import OwnProtocol, own
 
 CHECKPOINTS = {
@@ -178,7 +179,8 @@ def test_samples_of_several_seeds(detector, params, project):
     assert found["seeds"]["motion"]["values"][0] == found["motion"]["samples"]
     assert len(found["seeds"]["kvd"]["values"]) == 2 and found["seeds"]["kvd"]["values"][0] == found["kvd"]
     assert set(found["baselines"]) == {"floor", "static", "noise"} and found["n"] == 2
-    assert "over 2 seeds" in text
+    assert f"{found['seeds']['std']:.2f} over 2 seeds" in text and "standard error" not in text
+    assert f"KVD {found['seeds']['kvd']['mean']:.2f} +- " in text
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -337,6 +339,28 @@ def test_comparable_reports_side_by_side(tmp_path):
         report.compare(tmp_path / "a.json", tmp_path / "c.json")
     with pytest.raises(InputError, match="no such file"):
         report.compare(tmp_path / "a.json", tmp_path / "d.json")
+
+
+def test_of_several_seeds_means_stand_beside_means(tmp_path):
+    """What is of the first seed alone is left out, or said to be."""
+    interval = {"standard_error": 5.0, "low": 390.0, "high": 410.0}
+    found = []
+    for value, fid in ((400.0, 20.0), (500.0, 40.0)):
+        further = {"kvd": value / 10, "fid": {"value": fid, "frames": 9}, "kid": {"mean": 0.1, "std": 0.01}}
+        further |= {"motion": {"samples": fid, "test": 3.0}, "interval": interval, "trials": {"values": [1.0]}}
+        found.append(base_report(fvd=value, **further))
+    several = found[0] | over_seeds(found)
+    text = summary(several)
+    assert re.search(r"^sky +450\.00 +70\.71 over 2 seeds$", text, re.M)
+    assert "FID 30.00 +- 14.14; KID of the first seed 0.1000" in text and "motion: samples 30.00 +- 14.14" in text
+    assert "samples of the first seed, first frame repeated" in text and "KVD 45.00 +- 7.07" in text
+    assert "standard error 5.00" in summary(found[0]) and "first seed" not in summary(found[0])
+    for name, content in (("a", several), ("b", found[0])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    rows = [line.split() for line in report.compare(tmp_path / "a.json", tmp_path / "b.json").splitlines()]
+    for row in (["fid", "30.00", "20.00"], ["fvd", "standard", "error", "-", "5.00"], ["kid", "0.10", "0.10"]):
+        assert row in rows
+    assert ["motion.samples", "30.00", "20.00"] in rows and ["kvd", "45.00", "40.00"] in rows
 
 
 def counted(monkeypatch):

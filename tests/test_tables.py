@@ -74,6 +74,15 @@ def test_measured_cells_stand_beside_the_published_ones(results, tmp_path):
     assert "in no table" not in said
 
 
+def test_of_several_seeds_every_number_is_their_mean(results, tmp_path):
+    seeds = {"values": [50.0, 60.0], "mean": 55.0, "std": 7.0, "fid": {"mean": 30.0, "std": 10.0}}
+    seeds["inception_score"] = {"mean": 3.5, "std": 0.25}
+    first = {"fid": {"value": 20.0}, "inception_score": {"mean": 3.25, "std": 0.5}}
+    results("clevrer256", fvd=55.0, seeds=seeds, **first)
+    tables.render(tmp_path, tmp_path / "out")
+    assert rows(tmp_path / "out", "table_3a")[4][-3:] == ["30.0±10.0", "3.50±0.25", "55.0±7.0"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

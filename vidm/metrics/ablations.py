@@ -23,7 +23,7 @@ from vidm.errors import InputError
 from vidm.files import replacing
 from vidm.metrics import provenance
 from vidm.metrics.compare import differences
-from vidm.metrics.statistics import spread
+from vidm.metrics.statistics import of_report, spread
 
 Values = dict[str, dict[str, dict[str, list[float]]]]
 
@@ -170,9 +170,9 @@ def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def _values(reports: list[dict[str, Any]]) -> dict[str, list[float]]:
     """The metrics of a row, a value for each report."""
     found = {key: [dict(_parts(r))[key]["fvd"] for r in reports] for key, _ in _parts(reports[0])}
-    for key, inside in (("fid", "value"), ("inception_score", "mean")):
+    for key in ("fid", "inception_score"):
         if all(key in r for r in reports):
-            found[key] = [r[key][inside] for r in reports]
+            found[key] = [of_report(r, key)[0] for r in reports]
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidm.errors import InputError
+from vidm.metrics.statistics import METRICS, of_report
 from vidm.metrics.summary import columns, number
 
 
@@ -51,17 +52,18 @@ def _same_in_both(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _values(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "fvd", report["fvd"]
     interval = report.get("interval") or {}
-    if interval:
+    if interval and not report.get("seeds"):
         yield "fvd standard error", interval["standard_error"]
     if report.get("seeds") or report["protocol"].get("trials", 1) > 1:
         yield "fvd standard deviation", (report.get("seeds") or report["trials"])["std"]
-    yield from ((key, report[key]) for key in ("kvd", "kvd_floor") if key in report)
+    means = {metric: of_report(report, metric)[0] for metric in METRICS if metric in report}
+    yield from ((key, means.get(key, report[key])) for key in ("kvd", "kvd_floor") if key in report)
     for group in ("baselines", "motion"):
         for key, value in report.get(group, {}).items():
-            yield f"{group}.{key}", value
-    for group, key in (("fid", "value"), ("kid", "mean"), ("inception_score", "mean")):
+            yield f"{group}.{key}", means["motion"] if key == "samples" else value
+    for group in ("fid", "kid", "inception_score"):
         if group in report:
-            yield group, report[group][key]
+            yield group, means[group] if group in means else report[group]["mean"]
     for part, facts in report.get("checkpoints", {}).items():
         yield f"{part} steps", facts["step"]
     for key in ("sampler", "content_sampler", "steps", "eta", "precision"):

@@ -271,15 +271,13 @@ def over_seeds(found: list[dict[str, Any]]) -> dict[str, Any]:
     """
     if len(found) < 2:
         return {}
-    single = {
-        "kvd": lambda report: report["kvd"],
-        "motion": lambda report: report["motion"]["samples"],
-        "fid": lambda report: report["fid"]["value"],
-        "inception_score": lambda report: report["inception_score"]["mean"],
+    spreads = {
+        key: statistics.spread([of(report) for report in found])
+        for key, of in statistics.METRICS.items()
+        if key in found[0]
     }
-    fvd = statistics.spread([report["fvd"] for report in found])
-    others = {key: statistics.spread([of(r) for r in found]) for key, of in single.items() if key in found[0]}
-    return {"fvd": fvd["mean"], "seeds": fvd | others}
+    fvd = spreads.pop("fvd")
+    return {"fvd": fvd["mean"], "seeds": fvd | spreads}
 
 
 def common(sets: dict[str, ClipSet], asked: int) -> int:

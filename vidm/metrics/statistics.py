@@ -15,6 +15,14 @@ GROUPS = 10
 LEVEL = 1.96  # of a normal distribution: 95 %
 FRACTIONS = (0.5, 0.625, 0.75, 0.875, 1.0)
 DRAWS = 3
+# Where a report has each metric that `seeds` has, too, where there are several.
+METRICS = {
+    "fvd": lambda report: report["fvd"],
+    "kvd": lambda report: report["kvd"],
+    "motion": lambda report: report["motion"]["samples"],
+    "fid": lambda report: report["fid"]["value"],
+    "inception_score": lambda report: report["inception_score"]["mean"],
+}
 
 
 def jackknife(
@@ -92,3 +100,10 @@ def spread(values: list[float]) -> dict[str, Any]:
         "mean": float(np.mean(values)),
         "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
     }
+
+
+def of_report(report: dict[str, Any], metric: str) -> tuple[float, float | None]:
+    """One of METRICS: mean and standard deviation over the seeds of the samples; of a single one its value, None."""
+    seeds = report.get("seeds") or {}
+    found = seeds if metric == "fvd" else seeds.get(metric)
+    return (found["mean"], found["std"]) if found else (METRICS[metric](report), None)

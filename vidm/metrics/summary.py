@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vidm.metrics.statistics import of_report
+
 MEANING = {
     "floor": "{held}",
     "static": "{held}, first frame repeated",
     "shuffled": "{held}, frames in another order",
-    "self_static": "samples, first frame repeated",
+    "self_static": "samples{first}, first frame repeated",
     "noise": "uniform noise",
 }
 
@@ -37,49 +39,63 @@ def meaning(report: dict[str, Any]) -> dict[str, str]:
     """What each baseline is. A report of before it named the split that was held out has that of test."""
     split = report.get("held_out", "test") if "experiment" in report else None
     held = f"{split} clips" if split else "real videos held out"
-    return {name: text.format(held=held) for name, text in MEANING.items()}
+    return {name: text.format(held=held, first=_first(report)) for name, text in MEANING.items()}
 
 
 def trust(report: dict[str, Any]) -> str:
-    """Beside the value: its standard error, and the spread over trials or seeds."""
+    """Beside the value: its standard error, and the spread over trials; of a mean over seeds theirs."""
     said = []
-    if report.get("interval"):
+    if report.get("interval") and not report.get("seeds"):
         said.append(f"standard error {number(report['interval']['standard_error'])}")
     for key in ("trials", "seeds"):
         several = report.get(key) or {}
         if len(several.get("values", [])) > 1:
-            said.append(f"{number(several['std'])} over {len(several['values'])} {key}")
+            whose = _first(report) if key == "trials" else ""
+            said.append(f"{number(several['std'])} over {len(several['values'])} {key}{whose}")
     return ", ".join(said)
+
+
+def _first(report: dict[str, Any]) -> str:
+    """Behind what is of the first seed, where there are several."""
+    return " of the first seed" if report.get("seeds") else ""
+
+
+def _value(report: dict[str, Any], metric: str) -> str:
+    value, deviation = of_report(report, metric)
+    return number(value) + ("" if deviation is None else f" +- {number(deviation)}")
 
 
 def further(report: dict[str, Any]) -> Iterator[str]:
     motion = report.get("motion", {})
     if "test" in motion:
         others = "test clips" if "experiment" in report else "real videos held out"
-        yield f"motion: samples {motion['samples']:.2f}, {others} {motion['test']:.2f} grey levels a frame"
+        yield f"motion: samples {_value(report, 'motion')}, {others} {motion['test']:.2f} grey levels a frame"
     curve = report.get("against_n")
     if curve:
         points = ", ".join(f"{n}: {number(v)}" for n, v in zip(curve["n"], curve["fvd"], strict=True))
         doubt = "" if curve["linear"] else " (not to be trusted at so few)"
-        yield f"FVD against N: {points}; without end {number(curve['extrapolated'])}{doubt}"
+        yield f"FVD against N{_first(report)}: {points}; without end {number(curve['extrapolated'])}{doubt}"
     if "kvd" in report:
         floor = f", floor {report['kvd_floor']:.2f}" if "kvd_floor" in report else ""
-        yield f"KVD {report['kvd']:.2f}{floor}"
+        yield f"KVD {_value(report, 'kvd')}{floor}"
     if "fid" in report:
         fid, kid = report["fid"], report["kid"]
         floor = f", floor {number(fid['floor'])}" if "floor" in fid else ""
-        yield f"FID {number(fid['value'])}{floor}; KID {kid['mean']:.4f} +- {kid['std']:.4f}; {fid['frames']} frames"
+        of_kid = f"KID{_first(report)} {kid['mean']:.4f} +- {kid['std']:.4f}"
+        yield f"FID {_value(report, 'fid')}{floor}; {of_kid}; {fid['frames']} frames"
     if "inception_score" in report:
         score = report["inception_score"]
+        mean, deviation = of_report(report, "inception_score")
+        deviation = score["std"] if deviation is None else deviation
         yield (
-            f"Inception score {score['mean']:.2f} +- {score['std']:.2f}, real {score['real']:.2f}, by "
+            f"Inception score {mean:.2f} +- {deviation:.2f}, real {score['real']:.2f}, by "
             f"{score['classifier']['file']} (sha256 {score['classifier']['sha256'][:12]})"
         )
     near = report.get("nearest")
     if near:
         ratios = [s["ratio"] for s in near["samples"] if s["ratio"] is not None]
         least = f", at least {min(ratios):.2f} times a test clip's median" if ratios else ""
-        yield f"nearest of {near['among']} training clips to {len(near['samples'])} samples{least}"
+        yield f"nearest of {near['among']} training clips to {len(near['samples'])} samples{_first(report)}{least}"
     if "fast" in report:
         yield f"fast: bf16, logits {100 * report['fast']['relative_error_of_logits']:.2f} % off"
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from vidm.errors import InputError
 from vidm.files import replacing
+from vidm.metrics.statistics import of_report
 from vidm.protocols import PROTOCOLS
 
 FVD16, FVD128 = ("vidm-paper", "styleganv"), ("styleganv-128",)
@@ -242,10 +243,10 @@ def _parts(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _number(report: dict[str, Any], metric: str) -> str:
-    value = report[metric]
+    value, deviation = of_report(report, metric)
     if metric == "inception_score":
-        return f"{value['mean']:.2f}±{value['std']:.2f}"
-    return f"{value['value'] if metric == 'fid' else value:.1f}"
+        return f"{value:.2f}±{report[metric]['std'] if deviation is None else deviation:.2f}"
+    return f"{value:.1f}" + ("" if deviation is None else f"±{deviation:.1f}")
 
 
 def _apart(report: dict[str, Any]) -> str:

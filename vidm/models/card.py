@@ -102,9 +102,13 @@ def quality(measured: dict[str, Any]) -> str:
     if not measured:
         return "Not measured."
     base, sampling = measured["baselines"], measured["sampling"]
-    names = {name: said.format(held=_held(measured)) for name, said in NAMES.items()}
+    motion, seeds, first = measured["motion"]["samples"], measured.get("seeds"), ""
     low, high = measured.get("interval") or (None, None)
     interval = f", 95% interval {low:.0f} to {high:.0f}" if low is not None else ""
+    if seeds:  # the interval, and baselines of samples, are the first seed's
+        interval = f", mean of {len(seeds['values'])} seeds, standard deviation {seeds['std']:.0f}"
+        motion, first = seeds["motion"]["mean"], " of the first seed"
+    names = {name: said.format(held=_held(measured), first=first) for name, said in NAMES.items()}
     return "\n".join(
         [
             f"Fréchet video distance, protocol `{measured['protocol']}`, n = {measured['n']}: "
@@ -117,7 +121,7 @@ def quality(measured: dict[str, Any]) -> str:
             "",
             f"Sampled with {sampling['sampler']}, {sampling['steps']} steps a frame; the first frame with "
             f"{sampling.get('content_sampler') or sampling['sampler']}, {sampling['content_steps']} steps. "
-            f"Motion, mean grey levels a frame: {measured['motion']['samples']:.1f}, "
+            f"Motion, mean grey levels a frame: {motion:.1f}, "
             f"in test videos {measured['motion']['test']:.1f}.",
         ]
     )
@@ -126,7 +130,7 @@ def quality(measured: dict[str, Any]) -> str:
 NAMES = {
     "floor": "floor: {held}",
     "static": "first frames of {held}, standing still",
-    "self_static": "the generated first frames, standing still",
+    "self_static": "the generated first frames{first}, standing still",
     "shuffled": "{held}, frames in another order",
     "noise": "noise",
 }

@@ -174,7 +174,9 @@ def _report(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
         found = {key: report[key] for key in ("fvd", "n", "baselines", "motion", "sampling", "warnings")}
         found["protocol"] = report["protocol"]["name"]
         found["held_out"] = report.get("held_out", "test")
-        if report.get("interval"):
+        if report.get("seeds"):
+            found["seeds"] = report["seeds"]
+        elif report.get("interval"):
             found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
         quality(found)
         # Samples of given first frames have no content network.
