@@ -94,7 +94,7 @@ def test_a_folder_as_people_have_it(tmp_path, monkeypatch):
     for k, (length, height) in enumerate([(20, 16), (17, 16), (8, 16), (17, 24)]):
         video.encode(folder / "deeper" / f"{k}.mp4", noise(k, length, height, 32), 25)
     (folder / "text.mp4").write_text("no video")
-    pictures = noise(9, 18, 16, 16)
+    pictures = noise(9, 18, 16, 32)
     frames(folder / "as frames" / "a", pictures)
     frames(folder / "as frames" / "broken", pictures[:3])
     (folder / "as frames" / "broken" / "frame1.png").write_bytes(b"\x89PNG nothing")
@@ -106,10 +106,10 @@ def test_a_folder_as_people_have_it(tmp_path, monkeypatch):
     source = open_source(folder, [STYLEGANV, find("tf")], cache=tmp_path / "cache")
     found = cut(source, STYLEGANV)
     assert len(found) == 3 and found.short == 1
-    assert [found.read(k).shape for k in range(3)] == [(16, 16, 16, 3)] * 3
+    assert [found.read(k).shape for k in range(3)] == [(16, 16, 32, 3)] * 3
     facts = source.facts()
     assert facts["dropped"] == 4 and facts["codec"] == "decoded from mp4, png" and facts["fps"] == 25
-    assert sum("24 x 24 pixels, most are 16 x 16" in r for r in facts["dropped_why"]) == 1
+    assert sum("32 x 24 pixels, most are 32 x 16" in r for r in facts["dropped_why"]) == 1
     assert sum("several sizes" in r for r in facts["dropped_why"]) == 1
     assert sum("damaged image" in r for r in facts["dropped_why"]) == 1
     assert sorted(decoded) == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"], "each is decoded once"
@@ -132,6 +132,24 @@ def test_a_folder_as_people_have_it(tmp_path, monkeypatch):
 
     square = open_source(folder, [STYLEGANV], side=8).facts()
     assert square["size"] == [8, 8] and square["clips"] == 6 and square["dropped"] == 2
+
+
+def test_videos_and_pictures_and_an_array_of_the_same_clips_are_the_same(tmp_path):
+    """Wide ones: without a side, nothing is cropped."""
+    av = pytest.importorskip("av")
+    clips = noise(3, 2, 16, 32, 64)
+    np.save(tmp_path / "a.npy", clips)
+    (tmp_path / "videos").mkdir()
+    for k, clip in enumerate(clips):
+        frames(tmp_path / "pictures" / str(k), clip)
+        with av.open(str(tmp_path / "videos" / f"{k}.mkv"), "w") as container:
+            stream = container.add_stream("ffv1", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 32, 64, "bgr0"
+            container.mux([p for f in clip for p in stream.encode(av.VideoFrame.from_ndarray(f, format="rgb24"))])
+            container.mux(stream.encode())
+    array, videos, pictures = (open_source(tmp_path / name, [STYLEGANV]) for name in ("a.npy", "videos", "pictures"))
+    assert array.sha256 == videos.sha256 == pictures.sha256 and videos.size == (32, 64)
+    assert open_source(tmp_path / "videos", [STYLEGANV], side=16).size == (16, 16)
 
 
 def test_arrays_in_files_and_lists(tmp_path):

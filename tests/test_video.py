@@ -237,6 +237,21 @@ def test_damaged_frames_are_an_error(tmp_path):
     assert os.fspath(tmp_path) not in str(caught.value)
 
 
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("ffv1", "bgr0"), ("libx264", "yuv420p"), ("ffv1", "yuv422p")])
+def test_whole_frames_are_those_that_the_square_is_cut_out_of(tmp_path, codec, pix_fmt):
+    frames = picture(5, 48, 64)
+    path = lossless(tmp_path / "a.mkv", frames, codec, pix_fmt)
+    whole = decode(path, None)
+    assert whole.shape == frames.shape and (pix_fmt != "bgr0" or np.array_equal(whole, frames))
+    np.testing.assert_array_equal(decode(path, 48), whole[:, :, 8:56])
+    np.testing.assert_array_equal(decode(path, None, stride=2), whole[::2])
+    ffmpeg("-i", path, "-vf", "setsar=2", "-c:v", "ffv1", tmp_path / "wide.mkv")
+    assert decode(tmp_path / "wide.mkv", None).shape == (5, 48, 128, 3)
+    (tmp_path / "text.mkv").write_text("text")
+    with pytest.raises(VideoError):
+        decode(tmp_path / "text.mkv", None)
+
+
 def test_every_third_frame_where_a_clip_changes_its_size(tmp_path):
     """ffmpeg builds its filters anew there; what counts frames in them would begin at 0 again."""
     levels = np.arange(30, dtype=np.uint8) * 8
@@ -250,6 +265,9 @@ def test_every_third_frame_where_a_clip_changes_its_size(tmp_path):
         all_of_them = decode(path, 32, resize=resize)
         assert len(all_of_them) >= 29, "both parts; one frame may be lost where they meet"
         np.testing.assert_array_equal(decode(path, 32, stride=4, resize=resize), all_of_them[::4])
+    whole = decode(path, None)
+    assert whole.shape == (len(all_of_them), 64, 64, 3), "that of the first"
+    assert error(whole, decode(path, 64)) < 2
 
 
 @pytest.mark.parametrize("count", [10, 12])

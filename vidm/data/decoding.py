@@ -6,6 +6,8 @@ The picture is set upright, deinterlaced where it is interlaced, and its pixels 
     centre-crop bilinear  the centre square is cut out, then sampled at pixel centres, without antialias (DIGAN, VIDM)
     lanczos then crop     Pillow's Lanczos of the whole picture, then the centre (StyleGAN-V)
 
+or it stays whole, at its own size.
+
 Nothing is compressed on the way. Alpha is left away, grey becomes three equal channels, more than 8 bits are
 rounded to 8.
 """
@@ -13,6 +15,7 @@ rounded to 8.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import shutil
@@ -72,7 +75,7 @@ def ffmpeg_version() -> str:
 
 def decode(
     path: str | Path,
-    resolution: int,
+    resolution: int | None,
     stride: int = 1,
     resize: str = "area",
     stream: int | None = None,
@@ -82,6 +85,8 @@ def decode(
 ) -> np.ndarray:
     """All frames of a clip, every `stride`-th, scaled and cropped: (T, resolution, resolution, 3) uint8, RGB.
 
+    resolution None: whole, at the size of the first, (T, H, W, 3).
+
     The array is mapped from an unnamed temporary file in `folder` (default: the system's), so that a long video
     needs disk, not memory. The rest as `write`; `found` is what `probe` said, without it `stream` names the stream.
 
@@ -89,21 +94,21 @@ def decode(
     the frames that are whole.
     """
     with tempfile.TemporaryFile(dir=folder) as raw:
-        count = write(path, raw, resolution, stride, resize, stream, fps, found)
-        return np.memmap(raw, np.uint8, "r", shape=(count, resolution, resolution, 3))
+        shape = write(path, raw, resolution, stride, resize, stream, fps, found)
+        return np.memmap(raw, np.uint8, "r", shape=shape)
 
 
 def write(
     path: str | Path,
     out: BinaryIO,
-    resolution: int,
+    resolution: int | None,
     stride: int = 1,
     resize: str = "area",
     stream: int | None = None,
     fps: float | None = None,
     found: Probe | None = None,
-) -> int:
-    """Write the frames of a clip, as bytes of (T, resolution, resolution, 3), to an open file; return T.
+) -> tuple[int, int, int, int]:
+    """Write the frames of a clip, as bytes of (T, resolution, resolution, 3), to an open file; return their shape.
 
     `resize`: one of KERNELS or RECIPES. `fps`: resample a video to this constant rate first, by the nearest
     frame in time. Memory does not grow with the clip. Raises VideoError as `decode`.
@@ -120,27 +125,31 @@ def write(
     # Not by a filter of ffmpeg's: it counts from 0 again where a clip changes its size or its pixel format.
     every = 1 if pictures else stride
     before = out.tell()
-    size = resolution * resolution * 3
-    if resize in KERNELS:
+    shape = (resolution, resolution, 3) if resolution else None
+    raw = resize in KERNELS and shape is not None
+    if raw:
         made = _scaled(video, resolution, resize).output("pipe:1", **RAW)
     else:
-        made = video.filter("scale", w="max(1,round(iw*sar))", h="ih", flags=f"bicubic+{EXACT}")
+        kernel = resize if resize in KERNELS else "bicubic"
+        made = video.filter("scale", w="max(1,round(iw*sar))", h="ih", flags=f"{kernel}+{EXACT}")
         made = made.output("pipe:1", **PPM)
-    if resize in KERNELS and every == 1:
+    if raw and every == 1:
         done, log = _run(made, path, files, stdout=out)
     else:
-        read = partial(_raw, size=size) if resize in KERNELS else _ppm
+        read = partial(_raw, size=math.prod(shape)) if raw else _ppm
         recipe = RECIPES.get(resize, lambda frame, _: frame)
 
         def take(pipe: BinaryIO) -> None:
+            nonlocal shape
             for frame in islice(read(pipe), 0, None, every):
+                shape = shape or frame.shape  # ffmpeg scales to it where a clip changes its size
                 out.write(np.ascontiguousarray(recipe(frame, resolution)))
 
         done, log = _run(made, path, files, take=take)
         out.flush()
-    count = (os.fstat(out.fileno()).st_size - before) // size
+    count = (os.fstat(out.fileno()).st_size - before) // math.prod(shape) if shape else 0
     _check(done, log, count, path, None if files is None else len(files))
-    return count
+    return count, *shape
 
 
 def snapshot(path: str | Path, found: Probe, resolution: int, n: int) -> np.ndarray:

@@ -91,7 +91,7 @@ class Parts:
         how = (facts.resolution, facts.stride, facts.resize)
         try:
             with replacing(path) as temporary, temporary.open("r+b") as file:
-                frames = write(candidate.path, file, *how, fps=facts.fps, found=found)
+                frames, *_ = write(candidate.path, file, *how, fps=facts.fps, found=found)
                 pieces = _hashes(temporary, frames, size, facts.resolution)
         except OSError as error:
             if error.errno != errno.ENOSPC:

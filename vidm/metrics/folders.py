@@ -32,7 +32,7 @@ Span = Callable[[int, str], tuple[int, int]]
 
 
 class _Video:
-    """A video file, its centre square at its own size or at `side`."""
+    """A video file, whole at its own size, or its centre square at `side`."""
 
     def __init__(self, path: Path, side: int | None) -> None:
         self.path, self.side = path, side
@@ -40,8 +40,7 @@ class _Video:
 
     def open(self) -> tuple[np.ndarray, float | None]:
         facts = video.probe(self.path)
-        side = self.side or min(facts.width, facts.height)
-        return video.decode(self.path, side, stream=facts.stream), facts.fps
+        return video.decode(self.path, self.side, stream=facts.stream), facts.fps
 
 
 class _Frames:

@@ -17,7 +17,7 @@ from vidm.errors import InputError
 from vidm.files import replacing
 
 FOLDER = Path("runs/features")
-VERSION = 3  # raise when a change of the code changes features
+VERSION = 4  # raise when a change of the code changes features
 
 
 class Kept:
