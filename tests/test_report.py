@@ -207,7 +207,7 @@ def test_samples_that_don_t_fit_are_refused(params, project, detector):
     with pytest.raises(InputError, match="not a store that vidm sample wrote"):
         report.evaluate(params, "tiny", frames, project / "text.h5", out)
     short = write_samples(project / "short.h5", frames=10)
-    with pytest.raises(InputError, match=r"short\.h5: 0 videos, 3 more have fewer frames"):
+    with pytest.raises(InputError, match=r"short\.h5: 0 videos, 3 more have fewer frames than the 16 of protocol"):
         report.evaluate(params, "tiny", frames, short, out)
     one = write_samples(project / "single.h5", count=1)
     with pytest.raises(InputError, match=r"single\.h5: 1 videos .*a covariance, and so an FVD, needs 2 or more"):

@@ -273,7 +273,7 @@ class Metrics(Facts):
     self_static: bool = Field(True, description="the baseline of the samples' first frames, repeated", exclude_if=bool)
     nearest: Positive = Field(8, description="samples of the leak check, drawn beside their nearest training clips")
     nearest_among: Literal["all", "measured"] = Field(
-        "all", description="every training clip, or as many as the distance takes of its own"
+        "all", description="every training clip, or only as many as the distance takes"
     )
     fid_frames: Annotated[int, Field(ge=0)] = Field(0, description="frames of each clip for FID and KID; 0: none")
     classifier: str | None = Field(

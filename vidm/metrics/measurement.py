@@ -284,7 +284,11 @@ def common(sets: dict[str, ClipSet], asked: int) -> int:
     """min(asked, what each set has). Raises InputError below 2."""
     for clips in sets.values():
         if len(clips) < 2:
-            short = f", {clips.short} more have fewer frames than a window" if clips.short else ""
+            rule = clips.protocol
+            few = (
+                f", {clips.short} more have fewer frames than the {rule.span} of protocol {rule.name}; take another one"
+            )
+            short = few if clips.short else ""
             why = "; ".join(
                 f"{count} dropped: {reason}" for reason, count in clips.source.facts()["dropped_why"].items()
             )
