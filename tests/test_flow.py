@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,23 +159,39 @@ def test_levels_of_a_coarse_picture_are_those_of_the_whole():
 
 
 def test_a_run_that_is_stopped_goes_on_and_its_weights_are_of_use(tmp_path, capfd):
-    out, folder = tmp_path / "spynet.safetensors", tmp_path / "runs"
+    out, runs = tmp_path / "spynet.safetensors", tmp_path / "runs"
     threading.Timer(8, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with pytest.raises(Interrupted, match=r"SIGTERM at step \d+; saved"):
-        flow.train(flow.Plan(minutes=60, scenes=2, pixels=1024), out, folder)
+        flow.train(flow.Plan(minutes=60, scenes=2, pixels=1024), out, runs)
     network = judge.network(out, torch.device("cpu"))
     # No level is as it was made: those that had no turn are copies.
     assert_close(network.levels[5].state_dict(), network.levels[3].state_dict())
+    folder = flow.run_folder(runs, flow.Plan(60, scenes=2, pixels=1024))
     step, first = Checkpoints(folder, keep=2).newest(sys.maxsize)
     capfd.readouterr()
     # The budget is of all that was spent: how much that is depends on the machine.
     minutes = (float(first["loop/seconds"]) + 4) / 60
-    said = flow.train(flow.Plan(minutes, scenes=2, pixels=1024, checkpoint_minutes=60), out, folder)
+    said = flow.train(flow.Plan(minutes, scenes=2, pixels=1024, checkpoint_minutes=60), out, runs)
     assert f"goes on at step {step}" in capfd.readouterr().err and "steps" in said
     assert all(p.isfinite().all() for p in judge.network(out, torch.device("cpu")).parameters())
     last, then = Checkpoints(folder, keep=2).newest(sys.maxsize)
     weight = "model/levels.3.convs.0.weight"
     assert last > step and (then[weight] - first[weight]).abs().max() > 0
+
+
+def test_another_seed_or_size_is_another_run(vidm, tmp_path):
+    """And more or fewer minutes are the same one."""
+    changes = ({}, {"seed": 1}, {"scenes": 8}, {"pixels": 4096}, {"precision": "fp32"}, {"minutes": 2})
+    first, *others, same = (flow.run_folder(tmp_path, replace(flow.Plan(1), **change)) for change in changes)
+    assert same == first and len({first, *others}) == 5
+    made = []
+    for seed in (0, 1):
+        out, runs = tmp_path / f"{seed}.safetensors", tmp_path / "runs"
+        command = ("train", "spynet", "--minutes", 0.01, "--scenes", 1, "--pixels", 256, "--seed", seed)
+        ended = vidm(*command, "--out", out, "--runs", runs)
+        assert ended.returncode == 0 and "goes on" not in ended.stderr, ended.stderr
+        made.append(judge.network(out, torch.device("cpu")))
+    assert not torch.equal(*(network.levels[0].convs[0].weight for network in made))
 
 
 def test_training_learns_a_motion():

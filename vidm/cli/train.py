@@ -60,9 +60,10 @@ def spynet(
 ):
     """Train a SpyNet on procedural motion: textures and the embedded sky, whose flow is known; no one's videos.
 
-    Stopped, the same command goes on; with fewer minutes, it comes to its end.
+    Stopped, the same command goes on; with fewer minutes, it comes to its end. Another seed, other scenes or pixels
+    are another run.
     """
     devices.take()
     from vidm.training import flow
 
-    print(flow.train(flow.Plan(minutes, scenes, pixels, seed), out, runs / "spynet"))
+    print(flow.train(flow.Plan(minutes, scenes, pixels, seed), out, runs))

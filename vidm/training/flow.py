@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidm import __version__, machine
+from vidm.config import digest
 from vidm.data.pairs import Sky, batch, wind
 from vidm.data.textures import Pairs
 from vidm.diffusion.losses import charbonnier
@@ -175,13 +176,18 @@ def export(network: SpyNet, path: Path, notes: dict[str, Any]) -> None:
         save_file(tensors, temporary, metadata={"weights": json.dumps(notes, sort_keys=True)})
 
 
-def train(plan: Plan, out: Path, folder: Path) -> str:
-    """Train for `plan.minutes`, from the newest checkpoint in `folder` on; write `out`. Returns a summary.
+def run_folder(runs: Path, plan: Plan) -> Path:
+    """runs/spynet-{hash}: the hash covers what trains, not for how long: more minutes go on where fewer ended."""
+    return runs / f"spynet-{digest(plan.scenes, plan.pixels, plan.seed, plan.precision)}"
+
+
+def train(plan: Plan, out: Path, runs: Path) -> str:
+    """Train for `plan.minutes`, from the newest checkpoint in its run's folder on; write `out`. Returns a summary.
 
     Raises Interrupted after a signal, its state saved and the averaged weights written to `out` none the less.
     """
     check_file(out)
-    device = machine.prepare(plan.seed)
+    folder, device = run_folder(runs, plan), machine.prepare(plan.seed)
     network = SpyNet()
     for level in network.levels:
         start(level)
