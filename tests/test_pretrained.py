@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from project import ROOT
 from torch.testing import assert_close
 
+from vidm import config
 from vidm.data.procedural import Scene
 from vidm.data.store import FrameStore
 from vidm.diffusion.gaussian import predict_xstart, q_sample
@@ -25,6 +27,8 @@ def models(tmp_path_factory, params):
         facts = getattr(params.experiment("dots"), part)
         notes = {
             "part": part,
+            "experiment": "dots",
+            "seed": 0,
             "facts": facts.model_dump(mode="json"),
             "size": 16,
             "frames": 4,
@@ -137,6 +141,59 @@ def tmp_path_of(models, tmp_path):
         notes["facts"]["training"]["lr"] = 0.5
         trained.save(network, tmp_path / "changed" / f"{part}.safetensors", notes)
     return tmp_path / "changed"
+
+
+def remade(models, folder, params, *parts, **changes):
+    """Both networks, those of `parts` with other notes."""
+    for part in ("content", "motion"):
+        _, notes = trained.load(models / f"{part}.safetensors", part, torch.device("cpu"))
+        notes |= changes if part in parts else {}
+        facts = getattr(params.experiment("dots"), part)
+        network = trained.build(part, facts, notes["size"], notes["frames"], len(notes["classes"]))
+        trained.save(network, folder / f"{part}.safetensors", notes)
+    return folder
+
+
+TWO = {"a": 1, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("parts", "changes", "said"),
+    [
+        (("content",), {"experiment": "skies"}, r"content\.safetensors: trained as 'skies', not as 'dots'"),
+        (("content",), {"size": 32}, r"content\.safetensors: trained with size 32, datasets\.dots\.resolution is 16"),
+        (("motion",), {"frames": 5}, r"motion\.safetensors: trained with frames 5, experiments\.dots\.frames is 4"),
+        (("motion",), {"seed": 1}, r"motion\.safetensors: trained with seed 1, experiments\.dots\.seed is 0"),
+        (("content", "motion"), {"classes": TWO}, r"with 2 classes, experiments\.dots\.class_conditioning is false"),
+        (("motion",), {"data_sha256": "1" * 64}, r"content and motion are trained on other data \(data_sha256\)"),
+    ],
+)
+def test_weights_that_the_experiment_would_not_train_are_refused(tmp_path, params, models, parts, changes, said):
+    other = remade(models, tmp_path / "models", params, *parts, **changes)
+    with pytest.raises(InputError, match=said + ".*train (it|one of them) again$"):
+        pretrained.pack(params, "dots", other, None, tmp_path / "dots")
+    assert not (tmp_path / "dots").exists()
+
+
+def test_taken_and_imported_networks_are_the_experiments_own(tmp_path, params, models):
+    e = params.experiment("dots").model_copy(update={"content_of": "points"})
+    params = params.model_copy(update={"experiments": {"dots": e}})
+    other = remade(models, tmp_path / "models", params, "content", experiment="points", frames=5)
+    pretrained.pack(params, "dots", other, None, tmp_path / "dots")
+    remade(models, tmp_path / "models", params, "content", experiment="points", data_origin="procedural")
+    _, notes = trained.load(other / "motion.safetensors", "motion", torch.device("cpu"))
+    (notes := notes | {"experiment": "official"}).pop("seed")
+    trained.save(trained.build("motion", e.motion, 16, 4), other / "motion.safetensors", notes)
+    pretrained.pack(params, "dots", other, None, tmp_path / "dots")  # a sky, of a data set that has videos now
+    assert "The embedded sky, rendered by `vidm data render`, scaled to 16." in (tmp_path / "dots/card.md").read_text()
+
+
+def test_the_package_packs_its_sky(tmp_path):
+    """What is in half precision stays as it is, its facts are those of params.yaml."""
+    packed = pretrained.find("sky")
+    pretrained.pack(config.load(ROOT / "params.yaml"), "sky64", packed.folder, None, tmp_path / "sky")
+    for part in ("content", "motion"):
+        assert (tmp_path / f"sky/{part}.safetensors").read_bytes() == packed.path(part).read_bytes()
 
 
 def test_videos_from_packed_weights_in_one_command(packed, vidm, monkeypatch, tmp_path):

@@ -79,10 +79,11 @@ def _data(dataset: dict[str, Any], content: dict[str, Any]) -> str:
     digest = f"Frame store: sha256 `{content['data_sha256']}`."
     if not _procedural(content):
         return f"Videos in `{dataset['raw']}`. {digest}"
-    p = dataset["procedural"]
+    p = dataset.get("procedural")  # gone where videos have taken its place
+    drawn = p and f": {p['train']} clips of {p['frames']} frames, seed {p['seed']}, at {p['size']} pixels"
     return (
-        f"The embedded sky, rendered by `vidm data render`: {p['train']} clips of {p['frames']} frames, "
-        f"seed {p['seed']}, at {p['size']} pixels, scaled to {dataset['resolution']}. No one's videos. {digest}"
+        f"The embedded sky, rendered by `vidm data render`{drawn or ''}, scaled to {dataset['resolution']}. "
+        f"No one's videos. {digest}"
     )
 
 

@@ -42,6 +42,7 @@ RES = {
 }
 ATTENTION = {"norm": "norm", "qkv": "qkv", "proj_out": "proj"}
 BUFFERS = {"spynet.mean", "spynet.std"}
+EXPERIMENT = "official"  # that of a converted file, by its notes
 
 
 def official_facts(network: Network, out_channels: int = 6, steps: int = 1000) -> Motion:
@@ -167,7 +168,7 @@ def import_official(source: Path, out: Path, frames: int, size: int, head_channe
         raise InputError(f"{source}: {error}") from None
     notes = {
         "part": "motion",
-        "experiment": "official",
+        "experiment": EXPERIMENT,
         "facts": network.facts.model_dump(mode="json"),
         "size": size,
         "frames": frames,

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vidm import config
 from vidm.errors import InputError
-from vidm.faults import nearest
+from vidm.faults import nearest, shown
 from vidm.files import replacing
 from vidm.models import trained
 from vidm.models.card import card, quality
+from vidm.models.official import EXPERIMENT as OFFICIAL
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PARTS, FACTS, CARD, SUMS = ("content", "motion"), "facts.json", "card.md", "SHA256SUMS"
@@ -96,7 +97,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     """Make `out` of models/{content,motion}.safetensors and of the experiment's report. Returns a summary.
 
     report: results/{experiment}_fvd.json; None says in the card that nothing was measured. Raises InputError where
-    the report is of other weights, or the weights of another experiment.
+    the report is of other weights, or the weights are not what the experiment trains.
     """
     e, checkpoints, cost = params.experiment(experiment), {}, {}
     digests, measured = _report(report) if report else ({}, {})
@@ -104,8 +105,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     for part in PARTS:
         path = models / f"{part}.safetensors"
         network, notes[part] = trained.load(path, part, "cpu")
-        if notes[part]["facts"] != getattr(e, part).model_dump(mode="json"):
-            raise InputError(f"{path}: not trained as experiments.{experiment}.{part} says; train it again")
+        _own(params, e, part, path, notes[part])
         digest = trained.file_sha256(path)
         if report and digests[part] != digest:
             raise InputError(f"{report}: measured with other {part} weights than {path}; run vidm evaluate again")
@@ -114,6 +114,10 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         kept = ("step", "samples", "ema", "precision", "seed", "data_sha256", "data_origin", "spynet_sha256", "torch")
         checkpoints[part] = {key: notes[part][key] for key in kept if key in notes[part]}
         checkpoints[part] |= {"trained_sha256": digest, "parameters": sum(p.numel() for p in network.parameters())}
+    for key in ("data_sha256", "labels_sha256", "classes"):
+        one, other = (notes[part].get(key) for part in PARTS)
+        if None not in (one, other) and one != other:
+            raise InputError(f"{models}: content and motion are trained on other data ({key}); train one of them again")
     about = {
         "name": out.name,
         "experiment": experiment,
@@ -124,22 +128,44 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         "beyond_the_paper": config.unlike_paper(e),
         "measured": measured,
     }
+    files: dict[str, bytes] = {}  # all of them before the first is written
     for part in PARTS:
         # A SpyNet that stayed as the package ships it is there once for all.
         apart = trained.SPYNET if part == "motion" and trained.shares_spynet(notes[part]) else None
-        made = _half(models / f"{part}.safetensors", out / f"{part}.safetensors", apart)
-        about["checkpoints"][part]["sha256"] = made
-    _write(out / FACTS, json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    _write(out / CARD, card(about))
-    files = [*(f"{part}.safetensors" for part in PARTS), FACTS, CARD]
-    _write(out / SUMS, "".join(f"{trained.file_sha256(out / name)}  {name}\n" for name in files))
-    size = sum((out / name).stat().st_size for name in files) / 1e6
+        made = files[f"{part}.safetensors"] = _half(models / f"{part}.safetensors", apart)
+        checkpoints[part]["sha256"] = hashlib.sha256(made).hexdigest()
+    files[FACTS] = (json.dumps(about, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    files[CARD] = card(about).encode()
+    size = sum(map(len, files.values())) / 1e6
+    files[SUMS] = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()).encode()
+    for name, data in files.items():
+        with replacing(out / name) as temporary:
+            temporary.write_bytes(data)
     parameters = sum(c["parameters"] for c in checkpoints.values()) / 1e6
     return f"{out}: {size:.2f} MB, {parameters:.2f} M parameters in half precision"
 
 
-def _half(source: Path, target: Path, apart: str | None) -> str:
-    """A copy in half precision with the same notes, without tensors whose names start with `apart`; its hash.
+def _own(params: config.Params, e: config.Experiment, part: str, path: Path, notes: dict[str, Any]) -> None:
+    """InputError where a network's notes are not what the experiment would train."""
+    where, remedy = f"experiments.{e.name}", "pack what it is of, or train it again"
+    if notes["facts"] != getattr(e, part).model_dump(mode="json"):
+        raise InputError(f"{path}: not trained as {where}.{part} says; train it again")
+    of = getattr(e, f"{part}_of") or e.name
+    if notes.get("experiment", of) not in (of, OFFICIAL):
+        raise InputError(f"{path}: trained as '{notes['experiment']}', not as '{of}'; {remedy}")
+    if bool(notes["classes"]) is not e.class_conditioning:
+        said = f"{where}.class_conditioning is {shown(e.class_conditioning)}"
+        raise InputError(f"{path}: trained with {len(notes['classes'])} classes, {said}; {remedy}")
+    wanted = [("size", f"datasets.{e.dataset}.resolution", params.dataset(e.dataset).resolution)]
+    wanted += [("seed", f"{where}.seed", e.seed)]
+    wanted += [("frames", f"{where}.frames", e.frames)] if part == "motion" else []
+    for key, field, value in wanted:
+        if notes.get(key, value) != value:  # an imported network has no seed
+            raise InputError(f"{path}: trained with {key} {notes[key]}, {field} is {value}; {remedy}")
+
+
+def _half(source: Path, apart: str | None) -> bytes:
+    """A copy in half precision with the same notes, without tensors whose names start with `apart`.
 
     Raises InputError where a weight is too large for it.
     """
@@ -151,9 +177,7 @@ def _half(source: Path, target: Path, apart: str | None) -> str:
     for key, value in halves.items():
         if not bool(value.isfinite().all()):
             raise InputError(f"{source}: '{key}' is beyond half precision")
-    with replacing(target) as temporary:
-        save_file(halves, temporary, metadata={trained.KEY: note})
-    return hashlib.sha256(target.read_bytes()).hexdigest()
+    return save(halves, {trained.KEY: note})
 
 
 def _document(params: config.Params, e: config.Experiment) -> dict[str, Any]:
@@ -192,8 +216,3 @@ def _read(path: Path, maker: str) -> dict[str, Any]:
         raise InputError(f"{path}: can't be read ({error.strerror}); make it with {maker}") from None
     except (ValueError, TypeError):
         raise InputError(f"{path}: not what {maker} writes; make it again") from None
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
