@@ -1,6 +1,7 @@
 """Weights that come with the package: packed from a trained experiment, checked by hash, sampled as they lie there."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,7 @@ def test_of_several_seeds_the_card_has_their_mean_and_no_interval(tmp_path, para
     measured = pretrained.find("sky").about["measured"]
     of = {part: {"sha256": trained.file_sha256(models / f"{part}.safetensors")} for part in ("content", "motion")}
     about = {"protocol": {"name": "styleganv"}, "checkpoints": of, "interval": {"low": 265.0, "high": 341.0}}
+    about |= {"experiment": "dots", "sampling": params.experiment("dots").sampling.model_dump(mode="json")}
     seeds = {"values": [300.0, 500.0], "mean": 400.0, "std": 141.4, "motion": {"mean": 4.5, "std": 0.1}}
 
     def made(**more):
@@ -132,6 +134,34 @@ def test_of_several_seeds_the_card_has_their_mean_and_no_interval(tmp_path, para
     assert "a frame: 4.5, in test videos" in text and "| floor: train videos | 83 |" in text
     text = made()
     assert "95% interval 265 to 341" in text and "seeds" not in text and "| floor: test videos | 83 |" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (None, None, None),
+        ("experiment", "other", "of 'other', not of 'dots'"),
+        ("steps", 8, "measured with steps 8, experiments.dots.sampling.steps is 2"),
+        ("content_sampler", "unipc", "content_sampler 'unipc', experiments.dots.sampling.content_sampler is nothing"),
+        ("noise_correlation", 0.9, "noise_correlation 0.9, experiments.dots.sampling.noise_correlation is 0.0"),
+    ],
+)
+def test_a_report_of_other_videos_is_refused(tmp_path, params, models, key, value, said):
+    """The card would say of these weights what was measured of others, or of other steps."""
+    report = {**pretrained.find("sky").about["measured"], "experiment": "dots"}
+    sampling = params.experiment("dots").sampling.model_dump(mode="json")
+    report |= {"protocol": {"name": "styleganv"}, "interval": None, "sampling": sampling | {"precision": "fp32"}}
+    hashes = {part: {"sha256": trained.file_sha256(models / f"{part}.safetensors")} for part in ("content", "motion")}
+    report["checkpoints"] = hashes
+    if key:
+        (report if key == "experiment" else report["sampling"])[key] = value
+    path = written(tmp_path / "dots_fvd.json", report)
+    if said is None:
+        pretrained.pack(params, "dots", models, path, tmp_path / "dots")
+        return
+    with pytest.raises(InputError, match=f"{re.escape(said)}; sample again and run vidm evaluate again$"):
+        pretrained.pack(params, "dots", models, path, tmp_path / "dots")
+    assert not (tmp_path / "dots").exists()
 
 
 def tmp_path_of(models, tmp_path):

@@ -30,6 +30,7 @@ from vidm.models.official import EXPERIMENT as OFFICIAL
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PARTS, FACTS, CARD, SUMS = ("content", "motion"), "facts.json", "card.md", "SHA256SUMS"
+SAMPLED = ("sampler", "content_sampler", "steps", "content_steps", "eta", "noise_correlation")
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     """Make `out` of models/{content,motion}.safetensors and of the experiment's report. Returns a summary.
 
     report: results/{experiment}_fvd.json; None says in the card that nothing was measured. Raises InputError where
-    the report is of other weights, or the weights are not what the experiment trains.
+    the report is of other weights or another way to sample, or the weights are not what the experiment trains.
     """
     e, checkpoints, cost = params.experiment(experiment), {}, {}
-    digests, measured = _report(report) if report else ({}, {})
+    digests, of, measured = _report(report) if report else ({}, None, {})
     notes: dict[str, dict[str, Any]] = {}
     for part in PARTS:
         path = models / f"{part}.safetensors"
@@ -118,6 +119,8 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         one, other = (notes[part].get(key) for part in PARTS)
         if None not in (one, other) and one != other:
             raise InputError(f"{models}: content and motion are trained on other data ({key}); train one of them again")
+    if report:
+        _measured(e, report, of, measured["sampling"])
     about = {
         "name": out.name,
         "experiment": experiment,
@@ -191,8 +194,22 @@ def _document(params: config.Params, e: config.Experiment) -> dict[str, Any]:
     }
 
 
-def _report(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """The hashes of the weights that a report is of, and what a card needs. Raises InputError where it is none."""
+def _measured(e: config.Experiment, report: Path, of: str | None, sampling: dict[str, Any]) -> None:
+    """InputError where a report is of another experiment, or of videos that this one would not sample."""
+    remedy = "sample again and run vidm evaluate again"
+    if of not in (None, e.name):
+        raise InputError(f"{report}: of '{of}', not of '{e.name}'; {remedy}")
+    for key in SAMPLED:
+        if sampling.get(key) != (value := getattr(e.sampling, key)):
+            other = f"{key} {shown(sampling.get(key))}, experiments.{e.name}.sampling.{key} is {shown(value)}"
+            raise InputError(f"{report}: measured with {other}; {remedy}")
+
+
+def _report(path: Path) -> tuple[dict[str, str | None], str | None, dict[str, Any]]:
+    """The hashes of the weights and the experiment that a report is of, and what a card needs.
+
+    Raises InputError where it is none.
+    """
     report = _read(path, "vidm evaluate")
     try:
         found = {key: report[key] for key in ("fvd", "n", "baselines", "motion", "sampling", "warnings")}
@@ -204,7 +221,8 @@ def _report(path: Path) -> tuple[dict[str, str | None], dict[str, Any]]:
             found["interval"] = [report["interval"]["low"], report["interval"]["high"]]
         quality(found)
         # Samples of given first frames have no content network.
-        return {part: report["checkpoints"].get(part, {}).get("sha256") for part in PARTS}, found
+        hashes = {part: report["checkpoints"].get(part, {}).get("sha256") for part in PARTS}
+        return hashes, report.get("experiment"), found
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path}: not a report of vidm evaluate; make it again") from None
 
