@@ -72,6 +72,7 @@ def test_the_card_says_what_the_facts_say(packed):
         assert kept["sha256"] == trained.file_sha256(packed / f"{part}.safetensors") and kept["sha256"] in text
         assert f"{kept['parameters']:,}" in text
     assert "Not measured." in text
+    assert "    vidm sample --pretrained path/to/dots --out" in text
 
 
 @pytest.mark.parametrize("name", ["content.safetensors", "facts.json", "card.md"])
@@ -218,12 +219,15 @@ def test_taken_and_imported_networks_are_the_experiments_own(tmp_path, params, m
     assert "The embedded sky, rendered by `vidm data render`, scaled to 16." in (tmp_path / "dots/card.md").read_text()
 
 
-def test_the_package_packs_its_sky(tmp_path):
-    """What is in half precision stays as it is, its facts are those of params.yaml."""
+def test_the_package_packs_its_sky(tmp_path, monkeypatch):
+    """What is in half precision stays as it is, its facts are those of params.yaml, its name is enough to find it."""
     packed = pretrained.find("sky")
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     pretrained.pack(config.load(ROOT / "params.yaml"), "sky64", packed.folder, None, tmp_path / "sky")
     for part in ("content", "motion"):
         assert (tmp_path / f"sky/{part}.safetensors").read_bytes() == packed.path(part).read_bytes()
+    head = (packed.folder / "card.md").read_text(encoding="utf-8").partition("## Data")[0]
+    assert (tmp_path / "sky/card.md").read_text(encoding="utf-8").startswith(head)
 
 
 def test_videos_from_packed_weights_in_one_command(packed, vidm, monkeypatch, tmp_path):
@@ -242,6 +246,16 @@ def test_videos_from_packed_weights_in_one_command(packed, vidm, monkeypatch, tm
     assert ended.returncode == 0, ended.stderr
     with FrameStore(tmp_path / "folder" / "samples.h5") as store:
         assert len(store) == 2 and store.read(0).dtype == np.uint8
+
+
+def test_a_folder_of_a_packages_name_is_not_passed_over_in_silence(packed, monkeypatch, capsys):
+    """A name is the package's, a path is a folder's."""
+    packed.rename(packed.with_name("sky"))
+    monkeypatch.chdir(packed.parent)
+    assert pretrained.find("sky").experiment == "sky64"
+    said = capsys.readouterr().err
+    assert "--pretrained sky: that of the package" in said and "give ./sky" in said and said.count("\n") == 1
+    assert pretrained.find("./sky").experiment == "dots" and not capsys.readouterr().err
 
 
 def test_what_is_wrong_is_said_in_one_line(vidm, tmp_path):

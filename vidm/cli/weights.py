@@ -60,7 +60,9 @@ def import_official(
     print(import_official(file, target, frames, size, head_channels, ema=not raw))
 
 
-@app.command(epilog="Example: vidm weights pack sky --models models/sky --report results/sky_fvd.json --out packed/sky")
+@app.command(
+    epilog="Example: vidm weights pack waves --models models/waves --report results/waves_fvd.json --out packed/waves"
+)
 def pack(
     experiment: Annotated[str, typer.Argument(help="a key of experiments: in params.yaml")],
     models: Annotated[Path, typer.Option(help="folder of its content.safetensors and motion.safetensors")],

@@ -9,7 +9,7 @@ FORM = """# {name}: pretrained weights
 Two networks of the experiment `{experiment}`: the content network makes a first frame from noise, the motion network
 frame after frame from it. {size} x {size} pixels, {frames} frames.
 
-    vidm sample --pretrained {name} --out skies.mp4
+    vidm sample --pretrained {place} --out skies.mp4
 
 ## Data
 {data}
@@ -55,6 +55,7 @@ def card(about: dict[str, Any]) -> str:
     dataset = about["params"]["datasets"][facts["dataset"]]
     return FORM.format(
         name=about["name"],
+        place=about.get("place", about["name"]),  # a name alone may be one of the package
         experiment=about["experiment"],
         size=dataset["resolution"],
         frames=facts["frames"],

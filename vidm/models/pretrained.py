@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,14 @@ def table() -> str:
 
 
 def find(name: str, folder: Path | None = None) -> Pretrained:
-    """Weights of the package by name, or of a folder that `pack` made, every file as it was. Raises InputError."""
+    """Weights of the package by name, or of a folder that `pack` made, every file as it was. Raises InputError.
+
+    A name that is both is the package's, which one line on stderr says.
+    """
     if folder is None and name not in names() and Path(name).is_dir():
         folder = Path(name)
+    elif folder is None and (Path(name) / SUMS).is_file():
+        print(f"vidm: --pretrained {name}: that of the package; for the folder here give ./{name}", file=sys.stderr)
     if folder is None:
         if name not in names():
             raise InputError(f"--pretrained {name}: no such weights in this package{nearest(name, names())}")
@@ -131,6 +137,8 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
         "beyond_the_paper": config.unlike_paper(e),
         "measured": measured,
     }
+    if out.resolve().parent != FOLDER.resolve():
+        about["place"] = f"path/to/{out.name}"
     files: dict[str, bytes] = {}  # all of them before the first is written
     for part in PARTS:
         # A SpyNet that stayed as the package ships it is there once for all.
