@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from test_extract import facts
 from test_video import error, ffmpeg, lossless, picture
 
@@ -16,6 +17,9 @@ from vidm.data.extract import extract
 from vidm.data.recipes import centre_crop_bilinear, lanczos_then_crop
 from vidm.data.store import FrameStore
 from vidm.data.video import decode, probe, probe_pictures
+from vidm.errors import InputError
+from vidm.metrics.clipset import open_source
+from vidm.sampling.given import first_frames
 
 SOURCE = ["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=20:duration=1"]
 
@@ -122,6 +126,36 @@ def test_pictures_are_set_upright(tmp_path, orientation):
     assert found.upright == upright.shape[1::-1]
     top, left = ((side - 32) // 2 for side in upright.shape[:2])
     np.testing.assert_array_equal(decode(tmp_path, 32, found=found)[0], upright[top : top + 32, left : left + 32])
+
+
+def test_grey_pictures_of_sixteen_bits(tmp_path):
+    """As scanners and microscopes write them: to start from, to measure, to train on."""
+    x = np.linspace(0, 65535, 32).astype(np.uint16)
+    deep = np.minimum(x[None], x[:, None])
+    for n in range(2):
+        Image.fromarray(deep).save(tmp_path / f"{n}.png")
+    first, measured = first_frames(tmp_path, 32).read([0])[0], open_source(tmp_path, []).read(0, 0, 2, 1)
+    for shown in (first, measured):
+        assert (shown == (deep >> 8)[None, :, :, None]).all()
+    assert np.abs(decode(tmp_path, 32, found=probe_pictures(tmp_path)) - first.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("I.png", "32-bit grey"), ("F.png", "32-bit grey"), ("text.png", "Decompressed data too large")]
+)
+def test_pictures_that_say_too_little_or_too_much(tmp_path, name, said):
+    """Without a range of their values, or with a megabyte of text in a few bytes: one line."""
+    (tmp_path / "clip").mkdir()
+    for path in (tmp_path / name, *(tmp_path / "clip" / f"{n}.png" for n in range(2))):
+        if name == "text.png":
+            info = PngInfo()
+            info.add_text("Comment", "x" * 2**21, zip=True)
+            Image.new("L", (32, 32)).save(path, pnginfo=info)
+        else:
+            Image.new(name[0], (32, 32), 1).save(path, "TIFF")
+    with pytest.raises(InputError, match=rf"{name}: not a readable image \(.*{said}"):
+        first_frames(tmp_path, 32)
+    assert open_source(tmp_path / "clip", []).dropped
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(36, 64, 16), (90, 61, 24), (20, 20, 32), (33, 47, 33)])

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from vidm.data.layouts import frame_files
 
 # Demuxers that hold their own frames. Not here: hls, dash, concat, sdp, image2, ffmetadata, lavfi, avisynth, ...
@@ -218,6 +220,20 @@ def first_picture(path: Path) -> bytes:
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
         pictures = getattr(image, "mpinfo", {}).get(0xB002) or [{"Size": len(data)}]  # CIPA DC-007, MP Entry
     return data[: pictures[0]["Size"]]
+
+
+def rgb(image):
+    """A picture of Pillow's with 8 bits a colour. 16-bit grey keeps its upper 8, as 16-bit colours do in Pillow.
+
+    Raises VideoError where nothing says which values are black and white.
+    """
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        raise VideoError(f"32-bit grey (Pillow's mode {image.mode}); save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):  # its own conversion makes white of all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _tail(path: Path) -> bytes:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from vidm.data.decoding import decode, ffmpeg_program, snapshot
-from vidm.data.probing import Probe, VideoError, probe, probe_pictures
+from vidm.data.probing import Probe, VideoError, probe, probe_pictures, rgb
 from vidm.files import replacing
 
-__all__ = ["Probe", "VideoError", "decode", "encode", "ffmpeg_program", "probe", "probe_pictures", "snapshot"]
+__all__ = ["Probe", "VideoError", "decode", "encode", "ffmpeg_program", "probe", "probe_pictures", "rgb", "snapshot"]
 
 # x264's AVX-512 code reads memory that nobody wrote: a few encodings in a hundred differ. SSE4.2 does not, gives the
 # same bytes as the C code, and takes 5 % longer.

@@ -76,7 +76,7 @@ def _image(path: Path, side: int | None) -> np.ndarray:
 
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB")
+            image = video.rgb(file)
             if side:
                 image = ImageOps.fit(image, (side, side), Image.Resampling.BOX)
             return np.asarray(image)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from vidm.data.probing import VideoError, rgb
 from vidm.data.store import FrameStore, clip_hash
 from vidm.errors import InputError
 
@@ -102,9 +103,9 @@ def _image(path: Path, side: int) -> np.ndarray:
     """(side, side, 3) uint8, the centre of an image file. Raises InputError."""
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = rgb(ImageOps.exif_transpose(image))
             # Area averaging, as `vidm data extract` scales; BOX would enlarge by repeating pixels.
             kernel = Image.Resampling.BOX if min(upright.size) >= side else Image.Resampling.BICUBIC
             return np.asarray(ImageOps.fit(upright, (side, side), kernel))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, VideoError) as error:
         raise InputError(f"{path}: not a readable image ({' '.join(str(error).split())[:120]})") from None
