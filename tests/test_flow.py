@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Generator
 from torch.nn import functional as F
 from torch.testing import assert_close
@@ -219,8 +220,9 @@ def test_training_learns_a_motion():
 def test_the_comparison_sets_weights_beside_zero_flow(vidm, tmp_path, shared):
     torch.manual_seed(0)
     flow.export(SpyNet(), tmp_path / "mine.safetensors", {})
-    one, other = judge.real_pairs(shared / "data" / "sky", 0, 8)
-    assert one.shape == other.shape and one.shape[1:] == (3, 128, 128)
+    pairs, dropped = judge.real_pairs(shared / "data" / "sky", 0, 8)
+    assert {pair.shape for pair in pairs} == {(2, 3, 128, 128)} and not dropped
+    one, other = torch.stack(pairs, dim=1)
     assert_close(judge.photometric(judge.still(one, other), one, other), 255 * float((one - other).abs().mean()))
     table = judge.compare({"mine": tmp_path / "mine.safetensors"}, None, (0, 1), [32], 2)
     head, *rows = table.splitlines()
@@ -229,3 +231,26 @@ def test_the_comparison_sets_weights_beside_zero_flow(vidm, tmp_path, shared):
     assert distances == sorted(distances) and distances[0] > 0.3
     ended = vidm("weights", "compare-spynet", tmp_path / "none.safetensors")
     assert ended.returncode == 2 and "none.safetensors: no such file" in ended.stderr
+
+
+def test_real_clips_of_any_size_are_compared_and_what_is_dropped_is_said(tmp_path):
+    """Of most clips' size or not, they are scaled to one."""
+    folder = tmp_path / "real"
+    rng = np.random.default_rng(0)
+    for name, shape in {"a": (16, 16), "b": (16, 16), "c": (32, 32), "d": (24, 40)}.items():
+        (folder / name).mkdir(parents=True)
+        for n in range(3):
+            Image.fromarray(rng.integers(256, size=(*shape, 3), dtype=np.uint8)).save(folder / name / f"{n}.png")
+    (folder / "short").mkdir()
+    for n in range(2):
+        Image.new("RGB", (16, 16)).save(folder / "short" / f"{n}.png")
+    (folder / "broken.mp4").write_bytes(b"no video")
+    pairs, _ = judge.real_pairs(folder, 0, 2)
+    assert sorted(pair.shape[-2:] for pair in pairs) == [(16, 16), (16, 16), (24, 24), (32, 32)]
+    with Image.open(folder / "d" / "0.png") as image:
+        centre = np.asarray(image)[:, 8:32] / 255
+    assert_close(pairs[-1][0].permute(1, 2, 0), torch.from_numpy(centre).float())
+    table = judge.compare({}, folder, (0, 2), [16], 1)
+    assert "4 real clips, 16 px" in table
+    notes = [line for line in table.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 2 and notes[-1] == f"note: 1 of {folder} dropped: fewer than 3 frames"

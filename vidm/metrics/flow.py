@@ -58,18 +58,32 @@ def photometric(flow: Tensor, reference: Tensor, supporting: Tensor) -> float:
     return 255 * float((warp(supporting, flow) - reference).abs().mean())
 
 
-def real_pairs(path: Path, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Frames `first` and `last` of every clip that has both, (N, 3, H, W) each, in [0, 1]. Raises InputError."""
+def real_pairs(path: Path, first: int, last: int) -> tuple[list[Tensor], list[str]]:
+    """Frames `first` and `last` of every clip that has both, (2, 3, S, S) in [0, 1] each: the centre squares.
+
+    Beside them what is left away, and why. Raises InputError where nothing is left.
+    """
     if path.is_dir():
-        source = folders.from_folder(path, lambda length, _: (0, min(length, last + 1)))
+        source = folders.from_folder(path, lambda length, _: (0, min(length, last + 1)), any_size=True)
     else:
         source = clipset.open_source(path, [], None)
     clips = [clip for clip in source.clips if clip.length > last]
     if not clips:
         raise InputError(f"{path}: no clip has the {last + 1} frames that frame {last} needs; give a lower one")
-    found = [[source.read(clip.index, n, 1, 1)[0] for clip in clips] for n in (first, last)]
-    one, other = (torch.from_numpy(np.stack(v)).permute(0, 3, 1, 2).float() / 255 for v in found)
-    return one, other
+    reasons = source.facts()["dropped_why"]
+    if short := len(source.clips) - len(clips):
+        reasons[f"fewer than {last + 1} frames"] = short
+    pairs = (np.concatenate([source.read(clip.index, n, 1, 1) for n in (first, last)]) for clip in clips)
+    images = [_square(torch.from_numpy(pair).permute(0, 3, 1, 2)).float() / 255 for pair in pairs]
+    return images, [f"{count} of {path} dropped: {reason}" for reason, count in reasons.items()]
+
+
+def _square(images: Tensor) -> Tensor:
+    """The centres of (N, C, H, W)."""
+    height, width = images.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[..., top : top + side, left : left + side]
 
 
 def resized(images: Tensor, side: int) -> Tensor:
@@ -82,7 +96,7 @@ def resized(images: Tensor, side: int) -> Tensor:
 def compare(
     named: Mapping[str, Path], real: Path | None, frames: tuple[int, int], sides: Sequence[int], scenes: int
 ) -> str:
-    """A table: for each of the weights, and for zero flow, each error.
+    """A table: for each of the weights, and for zero flow, each error; then which real clips were left away.
 
     sides: pixels of both kinds of pictures. Raises InputError.
     """
@@ -92,7 +106,7 @@ def compare(
     device = machine.prepare()
     judged: dict[str, Flow] = {"zero flow": still} | {name: network(path, device) for name, path in named.items()}
     rows: list[tuple[str, list[float]]] = []
-    pairs = real_pairs(real, first, last) if real else None
+    pairs, dropped = real_pairs(real, first, last) if real else ([], [])
     with bar(len(sides) * (len(STEPS) + bool(real)), "compare flow", "tests") as progress:
         for side in sides:
             for step in STEPS:
@@ -104,11 +118,11 @@ def compare(
                 rows.append((f"{KNOWN}; embedded sky, {side} px, {step} frames on", row))
                 progress.advance()
             if pairs:
-                one, other = (resized(v, side) for v in pairs)
+                one, other = torch.stack([resized(pair, side) for pair in pairs], dim=1)
                 row = [photometric(flows(judge, one, other, device), one, other) for judge in judged.values()]
                 rows.append((f"{UNKNOWN}; {len(one)} real clips, {side} px, frames {first} to {last}", row))
                 progress.advance()
-    return _table(list(judged), rows)
+    return "\n".join([_table(list(judged), rows), *(f"note: {text}" for text in dropped)])
 
 
 def _table(names: list[str], rows: list[tuple[str, list[float]]]) -> str:

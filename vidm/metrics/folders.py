@@ -84,8 +84,11 @@ def _image(path: Path, side: int | None) -> np.ndarray:
         raise video.VideoError(f"a damaged image ({type(error).__name__})") from None
 
 
-def from_folder(folder: Path, span: Span, side: int | None = None, cache: Path | None = None) -> Source:
-    """The clips below a folder, whatever its sub-folders. side: scale and crop every frame to this square.
+def from_folder(
+    folder: Path, span: Span, side: int | None = None, cache: Path | None = None, any_size: bool = False
+) -> Source:
+    """The clips below a folder, whatever its sub-folders. side: scale and crop every frame to this square. any_size:
+    else those of all sizes stay, not of the most common one alone.
 
     span(length, hash): the frames (first, last + 1) of a clip that will be read, to be held ready.
     Raises InputError where there is no such folder.
@@ -106,7 +109,8 @@ def from_folder(folder: Path, span: Span, side: int | None = None, cache: Path |
         clips.append(Clip(k, row["length"], row["hash"], name, tuple(row["size"]), row["fps"]))
         codecs.add(clip.files[0].suffix.lower().lstrip(".") or "video")
     reader = _Reader([clip for _, clip in found], spool)
-    return made(str(folder), "folder", clips, reader.read, "decoded from " + ", ".join(sorted(codecs)), dropped)
+    codec = "decoded from " + ", ".join(sorted(codecs))
+    return made(str(folder), "folder", clips, reader.read, codec, dropped, any_size)
 
 
 def _found(folder: Path, side: int | None) -> tuple[list[tuple[str, _Video | _Frames]], list[tuple[str, str]]]:

@@ -45,7 +45,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Source:
-    """Clips of one size. read(clip.index, start, frames, stride) is (frames,H,W,3) uint8.
+    """Clips of one size, or of any that `made` let in. read(clip.index, start, frames, stride) is (frames,H,W,3) uint8.
 
     origin: "procedural", "raw", "generated", "array", "folder". codec: how the frames were stored.
     dropped: (name, reason) of what was left away. sha256: of the content, whatever its order.
@@ -83,12 +83,19 @@ class Source:
 
 
 def made(
-    name: str, origin: str, clips: list[Clip], read: Read, codec: str, dropped: Sequence[tuple[str, str]] = (), **more
+    name: str,
+    origin: str,
+    clips: list[Clip],
+    read: Read,
+    codec: str,
+    dropped: Sequence[tuple[str, str]] = (),
+    any_size: bool = False,
+    **more,
 ) -> Source:
-    """A source of the clips that have the size of most; the others are dropped."""
+    """A source of the clips that have the size of most; the others are dropped, unless any size will do."""
     sizes = Counter(c.size for c in clips)
     kept, dropped = clips, list(dropped)
-    if len(sizes) > 1:
+    if len(sizes) > 1 and not any_size:
         most = max(sizes, key=lambda s: (sizes[s], s))
         kept = [c for c in clips if c.size == most]
         wrong = f"{{1}} x {{0}} pixels, most are {most[1]} x {most[0]}"
