@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+import yaml
 
 from vidm import cli
+from vidm.data.store import StoreWriter
 
 ROOT = Path(__file__).parents[1]
 CONTRACT = {
@@ -84,6 +86,35 @@ def test_a_summary_of_the_networks(vidm):
     several = vidm("model", "summary", "smoke", "sky").stdout.splitlines()
     assert [line.split()[0] for line in several[2:]] == ["smoke", "sky"]
     assert [line.split()[1] for line in several[2:]] == ["16", "32"]
+
+
+def test_a_summary_counts_the_classes(vidm, tmp_path):
+    """Of the data where they are here, of a layout that has a fixed number, else said to be left out."""
+    document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    document["experiments"] = {"plain": document["experiments"]["smoke"]}
+    document["experiments"]["classes"] = document["experiments"]["plain"] | {"class_conditioning": True}
+    document.pop("ablations")
+
+    def summary(*names, **dataset):
+        document["datasets"]["smoke"] |= dataset
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        return vidm("model", "summary", *names, cwd=tmp_path).stdout
+
+    said = summary("classes")
+    assert said.splitlines()[-1] == "classes: without its classes, whose number only its data say"
+    assert summary("plain", "classes").splitlines()[-1] == said.splitlines()[-1]
+    known = summary("classes", layout="ucf101")
+    assert "data set smoke, 101 classes\n" in known and "without its classes" not in known
+    with StoreWriter(tmp_path / "data/frames/smoke.h5", 16, 16, {}, origin="raw") as store:
+        for cls in "abcb":
+            store.add(np.zeros((1, 16, 16, 3), np.uint8), fps=25, split="train", source=cls, cls=cls)
+    there = summary("classes")
+    assert ", 3 classes\n" in there
+
+    def parameters(text):
+        return sum(float(m) for m in re.findall(r"^\w+  all +([\d.]+)", text, re.MULTILINE))
+
+    assert parameters(summary("plain")) == parameters(said) <= parameters(there) < parameters(known)
 
 
 def test_as_a_program_of_its_own():

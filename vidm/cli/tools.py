@@ -23,10 +23,15 @@ def summary(
 ):
     """Parameters and GFLOPs of an experiment's networks, part by part."""
     from vidm import config
+    from vidm.data.store import class_count
     from vidm.models.summary import describe
 
     facts = config.load(params)
-    print(describe(facts, experiments or facts.experiments))
+
+    def classes(dataset: str) -> int:
+        return class_count(Path(f"data/frames/{dataset}.h5"), facts.dataset(dataset).layout)
+
+    print(describe(facts, experiments or facts.experiments, classes))
 
 
 @app.command(epilog="Example: vidm gpus --take 2 -- torchrun --nproc-per-node 2 -m vidm.cli train content sky ...")

@@ -44,6 +44,7 @@ FIELDS = {
     "source": str,
     "hash": str,
 }
+CLASSES = {"ucf101": 101}
 REMEDY = "make it again with 'vidm data extract'"
 
 
@@ -294,6 +295,14 @@ class FrameStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handle": None, "_frames": None, "_process": -1}
+
+
+def class_count(path: Path, layout: str) -> int:
+    """Classes of a store's clips; of one that is not there those that its layout has, 0 where only the data say it."""
+    if not path.is_file():
+        return CLASSES.get(layout, 0)
+    with FrameStore(path) as store:
+        return len(set(store.classes))
 
 
 def _line(error: Exception) -> str:

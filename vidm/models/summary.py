@@ -8,7 +8,7 @@ keeps is every tensor that autograd holds between a forward pass and its gradien
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -128,17 +128,19 @@ def _gflops(network: nn.Module, inputs: tuple) -> dict[str, float]:
     return {name.removeprefix(f"{root}."): sum(ops.values()) / 1e9 for name, ops in counter.get_flop_counts().items()}
 
 
-def describe(params: Params, names: Iterable[str]) -> str:
-    """A table a experiment, or one line each where there are several."""
+def describe(params: Params, names: Iterable[str], classes: Callable[[str], int]) -> str:
+    """A table a experiment, or one line each where there are several. classes: of a dataset; 0: not known."""
     names = list(names)
+    of = {name: classes(e.dataset) for name in names if (e := params.experiment(name)).class_conditioning}
+    unknown = [f"{name}: without its classes, whose number only its data say" for name in of if not of[name]]
     if len(names) == 1:
-        return _table(params, names[0])
+        return "\n".join([_table(params, names[0], of.get(names[0], 0)), *unknown])
     head = f"{'experiment':<28}{'pixels':>7}{'frames':>7}{'parameters':>12}{'content':>9}{'motion':>9}{'a video':>10}"
     unit = f"{'':<28}{'':>7}{'':>7}{'M':>12}{'GFLOPs':>9}{'GFLOPs':>9}{'TFLOPs':>10}"
     lines = [head, unit]
     with progress.bar(len(names), "networks", "experiments") as bar:
         for name in names:
-            e, found = params.experiment(name), _of(params, name)
+            e, found = params.experiment(name), _of(params, name, of.get(name, 0))
             content, motion = (sum(p.gflops for p in found if p.network == part) for part in ("content", "motion"))
             lines.append(
                 f"{name:<28}{params.dataset(e.dataset).resolution:>7}{frames_of(e):>7}"
@@ -146,19 +148,20 @@ def describe(params: Params, names: Iterable[str]) -> str:
                 f"{sum(p.gflops * p.calls for p in found) / 1e3:>10.2f}"
             )
             bar.advance(1, name)
-    return "\n".join(lines)
+    return "\n".join([*lines, *unknown])
 
 
-def _of(params: Params, name: str) -> list[Part]:
+def _of(params: Params, name: str, classes: int) -> list[Part]:
     e = params.experiment(name)
-    return parts(e, params.dataset(e.dataset).resolution)
+    return parts(e, params.dataset(e.dataset).resolution, classes)
 
 
-def _table(params: Params, name: str) -> str:
-    e, found = params.experiment(name), _of(params, name)
+def _table(params: Params, name: str, classes: int) -> str:
+    e, found = params.experiment(name), _of(params, name, classes)
     s, row = e.sampling, "{:<28}{:>12}{:>9}{:>13}{:>15}".format
     lines = [
-        f"{name}: {params.dataset(e.dataset).resolution} pixels, {frames_of(e)} frames, data set {e.dataset}",
+        f"{name}: {params.dataset(e.dataset).resolution} pixels, {frames_of(e)} frames, data set {e.dataset}"
+        f"{f', {classes} classes' if classes else ''}",
         "",
         row("", "parameters", "GFLOPs", "of them", "calls"),
         row("", "M", "a call", "coordinates", "a video"),
@@ -183,7 +186,7 @@ def _table(params: Params, name: str) -> str:
         "in training, fp32:",
     ]
     for part in ("content", "motion"):
-        network, inputs = on_meta(part, e, params.dataset(e.dataset).resolution)
+        network, inputs = on_meta(part, e, params.dataset(e.dataset).resolution, classes)
         state = STATE * sum(p.numel() for p in network.parameters())
         lines.append(
             f"{part:<7}  {kept(network, inputs) / 2**30:.2f} GiB of features an item, "
