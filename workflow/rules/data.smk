@@ -51,5 +51,7 @@ rule weights:
         name="[a-z0-9-]+",
     conda:
         "../../environment.yml"
+    params:
+        sha256=lambda wildcards: SHA256.get(wildcards.name),  # another version has other weights by that name
     shell:
         "vidm weights fetch {wildcards.name} --out {output:q} 2>&1 | tee {log:q}"
