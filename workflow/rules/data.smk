@@ -41,6 +41,11 @@ rule extract:
         "vidm data extract {params.source} --dataset {wildcards.dataset} --out {output:q} 2>&1 | tee {log:q}"
 
 
+# By the login node of a cluster, whose other nodes often have no network.
+localrules:
+    weights,
+
+
 rule weights:
     """Pretrained files, checked by hash: SpyNet for the motion code, I3D for the FVD."""
     output:
