@@ -113,12 +113,6 @@ BAD = [
         ["motion.network.channels", "3", "nearest: 4"],
         False,
     ),
-    (
-        "experiments/sky/running",
-        {"gpus": 2, "accumulation": 5},
-        ["content.training.batch", "48", "2 processes x 5 parts", "nearest: 50"],
-        False,
-    ),
     ("experiments/sky/motion/network/head_channels", 48, ["head_channels", "48", "nearest: 16"], False),
     ("experiments/sky/motion/network/attention", [5], ["network.attention", "5", "nearest: 8"], False),
     (

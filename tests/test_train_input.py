@@ -28,6 +28,7 @@ def project(tmp_path_factory) -> Path:
     """A folder with a params.yaml and frame stores that fit it, are too short, and too large."""
     folder = tmp_path_factory.mktemp("input")
     part = {"network": TINY | {"attention": []}, "training": TRAINING}
+    odd = {"spynet": "none"} | part | {"training": TRAINING | {"batch": 3}}
     quiet = {"dvclive": False, "checkpoint_minutes": 0.0}
     plain = {"dataset": "dots", "frames": 4, "content": part, "motion": part | {"spynet": "none"}, "running": quiet}
     plain["sampling"] = {"sampler": "ddim", "steps": 2, "content_steps": 2, "videos": 2, "batch": 2, "sheet": 1}
@@ -41,6 +42,7 @@ def project(tmp_path_factory) -> Path:
             "dots": plain,
             "large": plain | {"dataset": "large"},
             "short": plain | {"frames": 3},
+            "parts": plain | {"running": quiet | {"accumulation": 2}, "motion": odd},
             "gpu": plain | {"running": quiet | {"gpus": 1}},
             "gpus": plain | {"running": quiet | {"gpus": 2}},
             "nodes": plain | {"running": quiet | {"gpus": 0, "nodes": 2}},
@@ -74,6 +76,8 @@ CASES = [
     ("dots", "none.h5", "none.h5"),
     ("dots", "brief.h5", "brief.h5: no train clip has the 4 frames of experiments.dots.frames"),
     ("dots", "large.h5", "large.h5: frames are 32 pixels, datasets.dots.resolution is 16; extract again"),
+    # Said by the first of the two trainings.
+    ("parts", "dots.h5", "motion.training.batch: 3 is not a multiple of 1 processes x 2 parts"),
     ("nodes", "dots.h5", "experiments.nodes.running: asks for 2 processes, 1 here; run it by snakemake, or: torchrun"),
     pytest.param("gpu", "dots.h5", "1 GPUs asked for, 0 here; lower running.gpus", marks=no_gpu),
     pytest.param("gpus", "dots.h5", "2 GPUs asked for, 0 here; lower running.gpus", marks=no_gpu),

@@ -43,17 +43,8 @@ def check(experiment: Experiment, params: Params) -> None:
                 f"{where}.sampling.{steps}: {asked} is more than the {there} steps of {part}.diffusion; "
                 f"nearest: {there}"
             )
-    running = experiment.running
-    pieces = running.processes * running.accumulation
     for part in ("content", "motion"):
         _shared(experiment, params, part)
-        batch = getattr(experiment, part).training.batch
-        if not getattr(experiment, f"{part}_of") and batch % pieces:
-            raise ConfigError(
-                f"{where}.{part}.training.batch: {batch} is not a multiple of {running.processes} processes x "
-                f"{running.accumulation} parts (running.accumulation); nearest: "
-                f"{max(1, round(batch / pieces)) * pieces}"
-            )
     known = {**PROTOCOLS, **params.protocols}
     for k, protocol in enumerate(experiment.metrics.protocols):
         if protocol not in known:

@@ -101,11 +101,13 @@ def train_part(
             f"experiments.{experiment.name}.running: asks for {running.processes} processes, {world} here; run it by "
             f"snakemake, or: torchrun --standalone --nproc-per-node {running.processes} -m vidm.cli train {part} ..."
         )
-    if facts.batch % (world * running.accumulation):
-        raise InputError(
-            f"experiments.{experiment.name}.{part}.training.batch: {facts.batch} is not a multiple of {world} processes"
-            f" x {running.accumulation} parts (running.accumulation)"
-        )
+    for each in ("content", "motion"):  # the other one is trained next, perhaps days from now
+        batch = getattr(experiment, each).training.batch
+        if batch % (world * running.accumulation) and not getattr(experiment, f"{each}_of"):
+            raise InputError(
+                f"experiments.{experiment.name}.{each}.training.batch: {batch} is not a multiple of {world} processes"
+                f" x {running.accumulation} parts (running.accumulation)"
+            )
     with open_store(experiment, params, frames) as store:
         source = draw(store)
         classes = _classes(experiment, source) if experiment.class_conditioning else {}
