@@ -1,6 +1,7 @@
 """`vidm sample` as a user sees it: what it leaves, shards, going on after a kill, what it refuses."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -157,6 +158,10 @@ def test_a_short_call_leaves_the_groups_of_a_long_one(params, models, tmp_path):
     assert set(folder.iterdir()) == left | {folder / "000004-000004.done"}
     run.sample(params, "dots", *models, tmp_path / "short", Wish(videos=3))
     assert set(folder.iterdir()) == left - {folder / "000000-000001.h5"} | {folder / "000004-000004.done"}
+    (writing,) = folder.glob(".*.tmp")
+    os.utime(writing, (0, 0))  # of a process that is long gone
+    run.sample(params, "dots", *models, tmp_path / "short", Wish(videos=3))
+    assert not writing.exists()
 
 
 def test_shards_that_do_not_fit_together(params, models, tmp_path):

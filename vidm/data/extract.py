@@ -17,11 +17,11 @@ from pathlib import Path
 
 from vidm import config
 from vidm.data.layouts import SPLITS, Candidate, Found, find
-from vidm.data.parts import Part, Parts, fits, sweep
+from vidm.data.parts import Part, Parts, fits
 from vidm.data.probing import VideoError
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
-from vidm.files import check_file
+from vidm.files import check_file, sweep
 from vidm.machine import cores
 from vidm.progress import bar
 

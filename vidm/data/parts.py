@@ -11,12 +11,10 @@ splits and classes are no settings: another choice of them decodes nothing anew.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,11 +28,10 @@ from vidm.data.layouts import Candidate, frame_files
 from vidm.data.probing import Probe, VideoError, probe, probe_pictures
 from vidm.data.store import hash_start
 from vidm.errors import InputError
-from vidm.files import replacing
+from vidm.files import replacing, sweep
 
 VERSION = 2  # raised when the frames of the same file come out otherwise
 BLOCK = 1 << 20  # bytes of frames that are in memory at once; more would fall out of the processor's cache
-STALE = 3600  # seconds after which a temporary file is nobody's any more
 
 
 @dataclass(frozen=True)
@@ -128,14 +125,6 @@ class Parts:
     def _note(self, path: Path, part: Part) -> None:
         with replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(asdict(part)), encoding="utf-8")
-
-
-def sweep(folder: Path, pattern: str) -> None:
-    """Remove temporary files that a killed process left."""
-    for path in folder.glob(pattern):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink()
 
 
 def examine(candidate: Candidate, facts: config.Dataset, count: bool = True) -> Probe:

@@ -21,6 +21,7 @@ import h5py
 
 from vidm.data.store import FrameStore, StoreWriter
 from vidm.errors import InputError
+from vidm.files import sweep
 
 
 def cut(videos: range, size: int) -> list[range]:
@@ -71,6 +72,7 @@ class Kept:
         for path, there in self._finished().items():
             if there[0] in videos and there[-1] in videos:
                 path.unlink(missing_ok=True)
+        sweep(self.folder, ".*.tmp")
         with suppress(OSError):
             self.folder.rmdir()  # where nothing is left in it
 
