@@ -8,13 +8,11 @@ import os
 import resource
 import shutil
 import signal
-import stat
 import time
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,7 +21,7 @@ from torch.testing import assert_close
 
 from vidm.config import Running, Training
 from vidm.data.clips import TripletDraw
-from vidm.data.store import FrameStore, StoreWriter
+from vidm.data.store import FrameStore
 from vidm.errors import InputError, Interrupted
 from vidm.training import content, loop, motion
 from vidm.training.checkpoint import Checkpoints
@@ -202,41 +200,6 @@ def test_what_a_run_folder_depends_on(params, tmp_path):
     cosine = e.motion.training.model_copy(update={"decay": "cosine"})
     longer = cosine.model_copy(update={"steps": 99})
     assert folder(changed("motion", training=cosine)) != folder(changed("motion", training=longer))
-
-
-def test_other_labels_train_anew(params, tmp_path):
-    """Exchanged class folders: the clips, and how many each class has, are the same."""
-    e = params.experiment("dots").model_copy(update={"class_conditioning": True})
-    facts = params.model_copy(update={"experiments": {"dots": e}})
-    clips = np.random.default_rng(0).integers(256, size=(4, 6, 16, 16, 3), dtype=np.uint8)
-    made = []
-    for k, classes in enumerate(("aabb", "bbaa", "aabb")):
-        with StoreWriter(tmp_path / "dots.h5", 16, 16, {}, origin="raw") as writer:
-            for clip, name in zip(clips, classes, strict=True):
-                writer.add(clip, fps=25, split="train", source=f"{name}/{k}", cls=name)
-        out = tmp_path / f"{k}.safetensors"
-        content.train(facts, "dots", tmp_path / "dots.h5", out, tmp_path / "runs")
-        made.append(load_file(out))
-    assert same(made[0], made[2]) and not same(made[0], made[1])
-    assert len(list((tmp_path / "runs" / "dots").iterdir())) == 2
-
-
-def test_accelerates_own_precision_does_not_come_on_top(params, store, tmp_path, monkeypatch):
-    content.train(params, "dots", store, tmp_path / "plain.st", tmp_path / "plain")
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate launch` sets it by its configuration
-    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
-    content.train(params, "dots", store, tmp_path / "launched.st", tmp_path / "launched")
-    assert same(load_file(tmp_path / "plain.st"), load_file(tmp_path / "launched.st"))
-
-
-def test_others_may_read_what_was_trained(params, store, tmp_path):
-    old = os.umask(0o022)
-    try:
-        content.train(params, "dots", store, tmp_path / "content.safetensors", tmp_path / "runs")
-    finally:
-        os.umask(old)
-    made = [tmp_path / "content.safetensors", *(tmp_path / "runs").rglob("*.safetensors")]
-    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o644}
 
 
 def test_what_a_kill_left_in_the_middle_of_a_save_is_removed(tmp_path):

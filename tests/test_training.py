@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_resume import same
 from torch import nn
 from torch.testing import assert_close
 
@@ -183,3 +187,38 @@ def test_a_spynet_that_stays_as_it_is(params, store, tmp_path):
     save_file(load_file(path), other, metadata={trained.KEY: json.dumps(notes | {"spynet_sha256": "0" * 64})})
     with pytest.raises(InputError, match="lacks its SpyNet, and this version of vidm has another"):
         trained.load(other, "motion", torch.device("cpu"))
+
+
+def test_other_labels_train_anew(params, tmp_path):
+    """Exchanged class folders: the clips, and how many each class has, are the same."""
+    e = params.experiment("dots").model_copy(update={"class_conditioning": True})
+    facts = params.model_copy(update={"experiments": {"dots": e}})
+    clips = np.random.default_rng(0).integers(256, size=(4, 6, 16, 16, 3), dtype=np.uint8)
+    made = []
+    for k, classes in enumerate(("aabb", "bbaa", "aabb")):
+        with StoreWriter(tmp_path / "dots.h5", 16, 16, {}, origin="raw") as writer:
+            for clip, name in zip(clips, classes, strict=True):
+                writer.add(clip, fps=25, split="train", source=f"{name}/{k}", cls=name)
+        out = tmp_path / f"{k}.safetensors"
+        content.train(facts, "dots", tmp_path / "dots.h5", out, tmp_path / "runs")
+        made.append(load_file(out))
+    assert same(made[0], made[2]) and not same(made[0], made[1])
+    assert len(list((tmp_path / "runs" / "dots").iterdir())) == 2
+
+
+def test_accelerates_own_precision_does_not_come_on_top(params, store, tmp_path, monkeypatch):
+    content.train(params, "dots", store, tmp_path / "plain.st", tmp_path / "plain")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as `accelerate launch` sets it by its configuration
+    AcceleratorState._reset_state(reset_partial_state=True)  # as in a process of its own
+    content.train(params, "dots", store, tmp_path / "launched.st", tmp_path / "launched")
+    assert same(load_file(tmp_path / "plain.st"), load_file(tmp_path / "launched.st"))
+
+
+def test_others_may_read_what_was_trained(params, store, tmp_path):
+    old = os.umask(0o022)
+    try:
+        content.train(params, "dots", store, tmp_path / "content.safetensors", tmp_path / "runs")
+    finally:
+        os.umask(old)
+    made = [tmp_path / "content.safetensors", *(tmp_path / "runs").rglob("*.safetensors")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o644}
