@@ -284,11 +284,9 @@ def common(sets: dict[str, ClipSet], asked: int) -> int:
     """min(asked, what each set has). Raises InputError below 2."""
     for clips in sets.values():
         if len(clips) < 2:
-            rule = clips.protocol
-            few = (
-                f", {clips.short} more have fewer frames than the {rule.span} of protocol {rule.name}; take another one"
-            )
-            short = few if clips.short else ""
+            rule, short = clips.protocol, ""
+            if clips.short:
+                short = f", {clips.short} more have fewer frames than the {rule.span} of protocol {rule.name}"
             why = "; ".join(
                 f"{count} dropped: {reason}" for reason, count in clips.source.facts()["dropped_why"].items()
             )
