@@ -131,7 +131,7 @@ def flows(parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> dict[st
     content, network = parts
     noises = [VideoNoise(0, k, network.size, 0.0) for k in range(len(clips))]
     first, previous = (as_images(clips[:, k], torch.device("cpu")) for k in (0, n - 1))
-    where, z = torch.tensor([n]), network.motion_code(first, previous)
+    where, z = torch.tensor([n]), network.conditions(first, previous, torch.tensor([n])).code
 
     def motion_of(x_t, t):
         return network.predict(x_t, t, where, z, network.residual_of(first, t, where))

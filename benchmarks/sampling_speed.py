@@ -100,9 +100,9 @@ class Ours:
 
     @torch.inference_mode()
     def frame(self, noises, n: int, first, previous):
-        batch = Batch(noises, None, first, previous)
+        batch = Batch(noises, None, first, [previous])
         self.rollout.next_frame([batch], n, n, self.residuals)
-        return batch.previous
+        return batch.recent[0]
 
     def video(self, noises, first, frames: int) -> dict[str, float]:
         """CPU seconds by part of frames 1 .. frames-1."""
@@ -133,7 +133,7 @@ def speed(arguments) -> None:
     fast = Ours(network(), laptop.sampler, 2, "bf16")
     t, n = torch.tensor([500]), 3
     x_t = torch.from_numpy(noises[0].motion(1, 0)).expand(BATCH, -1, -1, -1)
-    z = exact.rollout.motion.motion_code(first, first)
+    z = exact.rollout.motion.conditions(first, first, torch.tensor([1])).code
     r = exact.rollout.motion.residual_of(first, t, torch.tensor([n]))
     ours = exact.rollout.motion.predict(x_t, t, torch.tensor([n]), z, r, None, Tables())
     print(f"a teacher-forced step: {(naive.step(x_t, t, n, first, first) - ours).abs().max():.1e} apart", flush=True)

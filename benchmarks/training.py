@@ -77,10 +77,10 @@ def measure(e, part: str, store: FrameStore, device: torch.device, arguments: ar
         facts = facts.model_copy(update={"network": facts.network.model_copy(update={"channels": arguments.channels})})
     steps, diffusion = arguments.steps, facts.diffusion
     if part == "content":
-        source, loss = FrameDraw(store, steps=diffusion.steps), content_loss(diffusion, Schedule(diffusion))
+        source, loss = FrameDraw(store, levels=diffusion.steps), content_loss(diffusion, Schedule(diffusion))
     else:
         source, loss = (
-            TripletDraw(store, frames=e.frames, steps=diffusion.steps),
+            TripletDraw(store, frames=e.frames, levels=diffusion.steps),
             motion_loss(facts, Schedule(diffusion)),
         )
     source.load()

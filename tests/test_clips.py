@@ -66,7 +66,7 @@ def test_frames_are_uniform_over_clips_then_frames(store):
 
 
 def test_triplets(store):
-    draw = TripletDraw(store, frames=6, seed=3, steps=50)
+    draw = TripletDraw(store, frames=6, seed=3, levels=50)
     items = [draw.item(step, k) for step, k in itertools.product(range(300), range(10))]
     starts = {0: set(), 1: set(), 2: set()}
     for item in items:

@@ -141,7 +141,7 @@ def test_output_residual_is_algorithm_1(inputs):
     r = network.residual_of(x_first, t, n)
     assert r.shape == x_t.shape
     assert_close(network.residual_of(x_first, t * 0 + 3, n * 0 + 5), r, rtol=0, atol=1e-6)
-    rho = network.predict(x_t, t, n, network.motion_code(x_first, x_prev), None)
+    rho = network.predict(x_t, t, n, network.conditions(x_first, x_prev, n).code, None)
     assert_close(network(*inputs), rho + r, rtol=0, atol=1e-6)
     # A second full U-Net: as large as the first, but for its input of three channels.
     of = lambda part: sum(p.numel() for p in part.parameters())  # noqa: E731
@@ -197,7 +197,7 @@ def test_what_each_switch_takes_away(inputs):
 def test_the_residual_does_not_see_the_frame_number(inputs):
     network = motion()
     x_t, t, n, x_first, x_prev = inputs
-    z, r = network.motion_code(x_first, x_prev), network.residual_of(x_first, t, n)
+    z, r = network.conditions(x_first, x_prev, n).code, network.residual_of(x_first, t, n)
     assert_close(network.predict(x_t, t, n, z, r), network(*inputs), rtol=0, atol=1e-6)
 
 

@@ -93,10 +93,11 @@ def test_a_first_frame_and_the_next(name, sampler):
     rollout = Rollout(content, motion, e.sampling.model_copy(update=facts), META)
     noises = [VideoNoise(0, k, SIZE, 0.5) for k in range(2)]
     batch = Batch(noises, torch.tensor([0, 1], device=META))
-    batch.first = batch.previous = rollout.first_frames(noises, batch.label)
+    batch.first = rollout.first_frames(noises, batch.label)
+    batch.recent = [batch.first]
     rollout.next_frame([batch], 1, 1.0, Residuals(motion, 2**20, rollout.clock))
-    assert batch.first.shape == batch.previous.shape == (2, 3, SIZE, SIZE)
-    assert batch.first.device == batch.previous.device == META
+    assert batch.first.shape == batch.recent[0].shape == (2, 3, SIZE, SIZE)
+    assert batch.first.device == batch.recent[0].device == META
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -23,7 +23,6 @@ from vidm.models import pretrained, trained
 from vidm.models.spynet import SpyNet
 from vidm.training import content, motion
 from vidm.training.loop import due
-from vidm.training.motion import augmented
 from vidm.training.optimisation import ema_model, learning_rate, optimizer_of
 
 ROOT = Path(__file__).parents[1]
@@ -89,12 +88,6 @@ def test_no_weight_decay_on_the_constant(params):
     assert [p is network.constant for p in groups[1]["params"]] == [True]
     assert (groups[0]["weight_decay"], groups[1]["weight_decay"]) == (0.01, 0.0)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
-
-
-def test_conditioning_noise_leaves_frame_0_alone():
-    previous, noise = torch.zeros(3, 3, 4, 4), torch.ones(3, 3, 4, 4)
-    out = augmented(previous, torch.tensor([1, 2, 9]), torch.tensor([0.5, 0.5, 1.0]), noise, 0.3)
-    assert_close(out[:, 0, 0, 0], torch.tensor([0.0, 0.15, 0.3]))
 
 
 @pytest.mark.parametrize("train, part", [(content.train, "content"), (motion.train, "motion")])

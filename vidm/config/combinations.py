@@ -51,6 +51,11 @@ def check(experiment: Experiment, params: Params) -> None:
             raise ConfigError(
                 f"{where}.metrics.protocols.{k}: no protocol '{protocol}'{faults.nearest(protocol, known)}"
             )
+    if experiment.motion.own_outputs.share and experiment.frames < 3:
+        raise ConfigError(
+            f"{where}.motion.own_outputs.share: with frames = {experiment.frames} there is no frame between the first "
+            "and the last to be made; nearest: 0, or frames: 3"
+        )
     sampling = experiment.sampling
     if sampling.frames and sampling.frames > experiment.frames and not sampling.time_grid:
         raise ConfigError(

@@ -20,7 +20,8 @@ def unlike_paper(experiment: Experiment) -> list[str]:
     groups = [
         ("content", experiment.content, {"network", "training", "diffusion"}),
         ("content.diffusion", experiment.content.diffusion, {"steps"}),
-        ("motion", experiment.motion, {"network", "training", "diffusion", "spynet"}),
+        ("motion", experiment.motion, {"network", "training", "diffusion", "spynet", "own_outputs"}),
+        ("motion.own_outputs", experiment.motion.own_outputs, set()),
         ("motion.diffusion", experiment.motion.diffusion, {"steps"}),
     ]
     found = [
@@ -29,8 +30,9 @@ def unlike_paper(experiment: Experiment) -> list[str]:
         for key, value in facts
         if key not in apart and value != type(facts).model_fields[key].default
     ]
-    correlation = experiment.sampling.noise_correlation
-    return found + ([f"sampling.noise_correlation: {correlation}"] if correlation else [])
+    sampling = experiment.sampling
+    switches = {"noise_correlation": sampling.noise_correlation, "sigma_max": sampling.sigma_max}
+    return found + [f"sampling.{key}: {value}" for key, value in switches.items() if value]
 
 
 def digest(*facts: Any) -> str:

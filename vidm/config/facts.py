@@ -137,6 +137,13 @@ class Diffusion(Facts):
     weighting: Literal["none", "p2", "min-snr", "v"] = Field(
         "none", description="of the loss over t; v: as if the error were that of v"
     )
+    levels: Literal["uniform", "log-normal"] = Field(
+        "uniform",
+        description="how training draws t: uniform as in the paper, or ln sigma ~ N(levels_mean, levels_std^2), where "
+        "sigma is the noise over the signal",
+    )
+    levels_mean: float = Field(-0.5, description="log-normal: mean of ln sigma")
+    levels_std: float = Field(1.2, gt=0, description="log-normal: standard deviation of ln sigma")
     p2_gamma: float = Field(1.0, ge=0, description="P2: 1 / (k + snr)^gamma")
     p2_k: float = Field(1.0, gt=0)
     min_snr_gamma: float = Field(5.0, gt=0, description="min-SNR: snr cut at this")
@@ -172,6 +179,16 @@ class Content(Facts):
     training: Training = Training()
 
 
+class OwnOutputs(Facts):
+    """Training on own outputs: frames n-d .. n-1 of an item are what the network itself makes of the frames before."""
+
+    share: Fraction = Field(0.0, description="of the items with n > 1 that get them; 0: none, as in the paper")
+    start: Fraction = Field(0.3, description="from this part of the training on; before, outputs are noise")
+    frames: Positive = Field(2, description="made one after the other, at most")
+    steps: Positive = Field(2, description="denoising steps of each")
+    sigma_max: float = Field(20.0, gt=0, description="noise over signal that they begin at")
+
+
 class Motion(Facts):
     """Frame n from frames 0 and n-1: Eqs. 5-9, Algorithms 1 and 2."""
 
@@ -199,11 +216,25 @@ class Motion(Facts):
     spynet_finetuned: bool = Field(
         True, description="SpyNet learns with the network, as in the paper; off: it stays as it is", exclude_if=bool
     )
+    target: Literal["frame", "difference", "warped-difference"] = Field(
+        "frame",
+        description="what is diffused: frame n as in the paper, its difference to x(n-1), or that to x(n-1) carried on "
+        "by its own flow, each over its standard deviation in the training clips",
+    )
+    velocity_frames: Positive = Field(
+        4, description="of warped-difference: x(n-1) moves on as it did on average since this many frames before"
+    )
     conditioning_noise: Fraction = Field(0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper")
+    conditioning_level: bool = Field(False, description="the strength of that noise is an input; 0 in sampling")
+    own_outputs: OwnOutputs = OwnOutputs()
 
     @model_validator(mode="after")
-    def _spynet_is_known(self) -> Motion:
+    def _fits(self) -> Motion:
         known = (*SPYNETS, "none")
+        if self.conditioning_level and not self.conditioning_noise:
+            raise ValueError("conditioning_level: true with conditioning_noise: 0 is always told 0; nearest: false")
+        if self.spynet == "none" and self.target == "warped-difference":
+            raise ValueError("spynet: none can't carry frames (target: warped-difference); nearest: 'procedural'")
         if self.spynet == "none" and self.implicit and not self.spynet_finetuned:
             raise ValueError("spynet_finetuned: false with spynet: none leaves it random; nearest: true")
         if self.spynet in known:
@@ -243,6 +274,12 @@ class Sampling(Facts):
     content_sampler: Sampler | None = Field(None, description="of the first frame; left out: the same", exclude_if=_no)
     content_steps: Positive = 100
     steps: Positive = Field(100, description="denoising steps of each further frame")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        description="noise over signal that each further frame begins at; left out: the schedule's last, or 164",
+        exclude_if=_no,
+    )
     eta: Fraction = Field(1.0, description="of ddim alone: 0 deterministic, 1 as noisy as ddpm")
     clip: bool = Field(True, description="clip the predicted x0 to [-1, 1]")
     noise_correlation: Fraction = Field(0.0, description="of the initial noise between a video's frames; 0 = paper")

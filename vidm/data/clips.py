@@ -13,8 +13,8 @@ Shapes: frames and noise are (3, H, W) float32, frames in [-1, 1] as x / 127.5 -
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
 
+Levels = int | Sequence[float]
 IN_MEMORY = 2 << 30  # bytes of frames that are kept in memory rather than read window by window
 
 
@@ -59,9 +60,10 @@ class _Draw:
     frames = 1
 
     def __init__(
-        self, store: FrameStore, split: str = "train", flip: bool = True, seed: int = 0, steps: int = 1000
+        self, store: FrameStore, split: str = "train", flip: bool = True, seed: int = 0, levels: Levels = 1000
     ) -> None:
-        self.store, self.flip, self.seed, self.steps = store, flip, seed, steps
+        self.store, self.flip, self.seed = store, flip, seed
+        self._levels = levels if isinstance(levels, int) else np.cumsum(levels)
         self.clips = _by_content(store, split, self.frames)
         self.class_names = sorted(set(store.classes))
         self._class = {name: k for k, name in enumerate(self.class_names)}
@@ -87,8 +89,13 @@ class _Draw:
         return i, self.store.read(i, start, self.frames)
 
     def _chance(self, rng: np.random.Generator) -> dict[str, Any]:
-        """t uniform in 0..steps-1 and standard normal noise (3, H, W)."""
-        return {"t": rng.integers(self.steps), "noise": rng.standard_normal((3, *self.store.shape), np.float32)}
+        """t and standard normal noise (3, H, W)."""
+        t = rng.integers(self._levels) if isinstance(self._levels, int) else self._by_level(rng.random())
+        return {"t": t, "noise": rng.standard_normal((3, *self.store.shape), np.float32)}
+
+    def _by_level(self, uniform: float) -> np.int64:
+        """The inverse of t's distribution function at a number in [0, 1)."""
+        return np.int64(min(np.searchsorted(self._levels, uniform, side="right"), len(self._levels) - 1))
 
     def item(self, step: int, k: int) -> dict[str, Any]:
         """Item k of a step's batch: what a subclass draws."""
@@ -99,7 +106,8 @@ class FrameDraw(_Draw):
     """Single frames, for content training: clip uniform over clips, frame uniform, mirrored by 1/2.
 
     `item(step, k)` -> frame, noise (3, H, W) float32; t, clip, cls (index into `class_names`) int64; flipped bool.
-    steps: of the diffusion. Raises InputError where the split has no clip.
+    levels: how many steps the diffusion has, drawn uniformly; or the probability of each. Raises InputError where the
+    split has no clip.
     """
 
     def item(self, step: int, k: int) -> dict[str, Any]:
@@ -117,6 +125,11 @@ class TripletDraw(_Draw):
     n (1..N-1), t, clip, cls, stride int64; flipped bool. `stride` is that of the clip: source frames from one
     stored frame to the next. All three frames are mirrored or none. `level` and `previous_noise` are for
     conditioning augmentation and are drawn whether it is used or not.
+
+    history: how many frames before `previous` come along as `history` (history, 3, H, W): frames n-2, n-3, ...; frame 0
+    stands in for those before it. own: training on own outputs, as {share, start (step), frames}: an item then has
+    `depth`, the number of frames before n that the network is to make itself, 0 of most, and `own_noise`
+    (frames, 3, H, W) for them.
     Raises InputError where the split has no clip of N frames.
     """
 
@@ -127,24 +140,34 @@ class TripletDraw(_Draw):
         split: str = "train",
         flip: bool = True,
         seed: int = 0,
-        steps: int = 1000,
+        levels: Levels = 1000,
+        history: int = 0,
+        own: Own | None = None,
     ) -> None:
         if frames < 2:
             raise ValueError(f"frames = {frames}: a triplet needs 2 at least")
-        self.frames = frames
-        super().__init__(store, split, flip, seed, steps)
+        self.frames, self.history, self.own = frames, history, own
+        super().__init__(store, split, flip, seed, levels)
+
+    def window(self, k: int) -> np.ndarray:
+        """The k-th of some windows for statistics, whole: (N, 3, H, W) float32, the same for every seed."""
+        return scaled(self._window(item_rng(0, 0, k))[1])
 
     def item(self, step: int, k: int) -> dict[str, Any]:
         rng = item_rng(self.seed, step, k)
         i, window = self._window(rng)
         n = rng.integers(1, self.frames)
         flipped = self.flip and bool(rng.integers(2))
-        first, previous, target = scaled(window[[0, n - 1, n], :, ::-1] if flipped else window[[0, n - 1, n]])
+        before = [max(0, n - 2 - k) for k in range(self.history)]
+        chosen = window[[0, n - 1, n, *before]]
+        first, previous, target, *history = scaled(chosen[:, :, ::-1] if flipped else chosen)
         chance = self._chance(rng)
-        return {
+        more = {"history": np.stack(history)} if history else {}
+        item = {
             "first": first,
             "previous": previous,
             "target": target,
+            **more,
             "n": n,
             "stride": np.int64(self.store.strides[i]),
             **chance,
@@ -152,6 +175,20 @@ class TripletDraw(_Draw):
             "previous_noise": rng.standard_normal(first.shape, np.float32),
             **_facts(i, self._class[self.store.classes[i]], flipped),
         }
+        if self.own is not None:
+            chosen = rng.random() < self.own.share and step >= self.own.start
+            depth = rng.integers(1, self.own.frames + 1)
+            item["depth"] = np.int64(min(depth, n - 1) if chosen else 0)
+            item["own_noise"] = rng.standard_normal((self.own.frames, *first.shape), np.float32)
+        return item
+
+
+class Own(NamedTuple):
+    """Which items are trained on own outputs: this share from step `start` on, 1..frames frames deep."""
+
+    share: float
+    start: int
+    frames: int
 
 
 def _facts(clip: int, cls: int, flipped: bool) -> dict[str, Any]:

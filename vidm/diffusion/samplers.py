@@ -25,6 +25,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import diffusers  # loads a scheduler when it is first named; the multistep solvers bring scipy, two seconds
 import torch
@@ -32,7 +33,16 @@ from torch import Tensor
 
 from vidm.config import Diffusion
 from vidm.diffusion.gaussian import p_sample, predict_xstart, split_output
-from vidm.diffusion.schedule import Schedule, log_snr_timesteps, respaced, trailing_timesteps
+from vidm.diffusion.schedule import Schedule, log_snr_timesteps, noise_levels, respaced, trailing_timesteps
+
+
+class Options(NamedTuple):
+    """How a method is to sample; see Sampler."""
+
+    steps: int
+    eta: float
+    clip: bool
+    sigma_max: float | None
 
 
 class Ancestral:
@@ -131,25 +141,37 @@ def _move(method: Ancestral | Multistep, device: torch.device) -> None:
         method.own = {t: place.to(device) for t, place in method.own.items()}
 
 
-def ddpm(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ancestral:
+def ddpm(facts: Diffusion, options: Options) -> Ancestral:
     """Evenly spaced from step 0 on: where `steps` divides T the official code's 0, k, 2k, .., k = T / steps."""
-    return Ancestral(facts, torch.arange(steps).flip(0) * facts.steps // steps, clip)
+    steps = options.steps
+    return Ancestral(facts, torch.arange(steps).flip(0) * _reached(facts, options) // steps, options.clip)
 
 
-def ddim(facts: Diffusion, steps: int, eta: float, clip: bool) -> Ddim:
-    return Ddim(facts, trailing_timesteps(facts.steps, steps), eta, clip)
+def ddim(facts: Diffusion, options: Options) -> Ddim:
+    return Ddim(facts, trailing_timesteps(_reached(facts, options), options.steps), options.eta, options.clip)
 
 
-def dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
-    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), diffusers.DPMSolverMultistepScheduler, clip)
+def dpm_solver(facts: Diffusion, options: Options) -> Multistep:
+    return Multistep(facts, _even(facts, options), diffusers.DPMSolverMultistepScheduler, options.clip)
 
 
-def sde_dpm_solver(facts: Diffusion, steps: int, eta: float, clip: bool) -> StochasticMultistep:
-    return StochasticMultistep(facts, log_snr_timesteps(Schedule(facts), steps), clip)
+def sde_dpm_solver(facts: Diffusion, options: Options) -> StochasticMultistep:
+    return StochasticMultistep(facts, _even(facts, options), options.clip)
 
 
-def unipc(facts: Diffusion, steps: int, eta: float, clip: bool) -> Multistep:
-    return Multistep(facts, log_snr_timesteps(Schedule(facts), steps), diffusers.UniPCMultistepScheduler, clip)
+def unipc(facts: Diffusion, options: Options) -> Multistep:
+    return Multistep(facts, _even(facts, options), diffusers.UniPCMultistepScheduler, options.clip)
+
+
+def _even(facts: Diffusion, options: Options) -> Tensor:
+    return log_snr_timesteps(Schedule(facts), options.steps, options.sigma_max)
+
+
+def _reached(facts: Diffusion, options: Options) -> int:
+    """How many of the first steps of training a chain covers: those up to `sigma_max`, at least `steps`."""
+    if options.sigma_max is None:
+        return facts.steps
+    return max(options.steps, int((noise_levels(Schedule(facts)) <= options.sigma_max).sum()))
 
 
 METHODS = {
@@ -166,6 +188,7 @@ class Chain:
 
     def __init__(self, sampler: Sampler, noise: Tensor) -> None:
         self.method, self.noise, self.done = sampler.method.begin(noise.device), noise, 0
+        self.bounded = sampler.bounded
         # Not strided like the noise of all steps: a compiled network would have one graph for the first step alone.
         self.x = noise[:, 0].contiguous()
 
@@ -179,20 +202,32 @@ class Chain:
 
     @property
     def clean(self) -> Tensor:
-        """x_0 (B, C, H, W) in [-1, 1], after the last step."""
-        return self.x.clamp(-1, 1)
+        """x_0 (B, C, H, W) after the last step; in [-1, 1] where the sampler is bounded."""
+        return self.x.clamp(-1, 1) if self.bounded else self.x
 
 
 class Sampler:
     """A method by its name; `timesteps` (steps,) int64, descending, are those of training it visits.
 
-    Raises ValueError where it is to take more steps than the diffusion has, or none.
+    sigma_max: the noise level (noise over signal) to begin at; None: the schedule's last, of the solvers in log SNR at
+    most SIGMA_MAX. bounded: x_0 lies in [-1, 1], as a picture does; only then `clip` clips the predicted one.
+    Raises ValueError if it is to take more steps than the diffusion has, or none.
     """
 
-    def __init__(self, facts: Diffusion, name: str, steps: int, eta: float, clip: bool) -> None:
+    def __init__(
+        self,
+        facts: Diffusion,
+        name: str,
+        steps: int,
+        eta: float,
+        clip: bool,
+        sigma_max: float | None = None,
+        bounded: bool = True,
+    ) -> None:
         if not 0 < steps <= facts.steps:
             raise ValueError(f"steps: {steps} is not within 1..{facts.steps}, the diffusion's steps")
-        self.method = METHODS[name](facts, steps, eta, clip)
+        self.bounded = bounded
+        self.method = METHODS[name](facts, Options(steps, eta, clip and bounded, sigma_max))
         self.timesteps, self.draws = self.method.timesteps, self.method.draws
 
     def start(self, noise: Tensor) -> Chain:

@@ -26,6 +26,10 @@ from torch import Tensor
 
 from vidm.config import Diffusion
 
+# Where solvers in log SNR begin unless they are told: log SNR / 2 = -5.1, just above the linear schedule's last step.
+# The cosine schedule ends at sigma 20291, an artefact of its clamped last beta; above this nothing is left of x_0.
+SIGMA_MAX = math.exp(5.1)
+
 
 def linear_betas(steps: int) -> Tensor:
     """Ho et al. (2020), scaled so that any number of steps ends at the same noise: (T,) float64."""
@@ -105,17 +109,48 @@ def trailing_timesteps(steps: int, count: int) -> Tensor:
     return torch.tensor([round(k * steps / count) - 1 for k in range(count, 0, -1)])
 
 
-def log_snr_timesteps(schedule: Schedule, count: int) -> Tensor:
-    """(count,) int64, descending from the last step to the first: evenly spaced in log SNR, as the steps of a
-    multistep solver are best (Lu et al., 2022). Where they would meet at the end they are pushed apart.
+def noise_levels(schedule: Schedule) -> Tensor:
+    """sigma_t = sqrt((1 - abar_t) / abar_t), noise over signal, of every step: (T,) float64, ascending."""
+    return schedule.snr.rsqrt()
+
+
+def level_probabilities(facts: Diffusion) -> Tensor:
+    """How often training draws each step t: (T,) float64, sums to 1.
+
+    uniform      all alike
+    log-normal   ln sigma ~ N(levels_mean, levels_std^2), at the nearest step in ln sigma (Karras et al., 2022, Table 1)
     """
-    log_snr = schedule.snr.log().numpy()[::-1]  # ascending, from the last step
+    if facts.levels == "uniform":
+        return torch.full((facts.steps,), 1 / facts.steps, dtype=torch.float64)
+    log_sigma = noise_levels(Schedule(facts)).log()
+    between = (log_sigma[1:] + log_sigma[:-1]) / 2
+    below = torch.special.ndtr((between - facts.levels_mean) / facts.levels_std)
+    return torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
+
+
+def check_sigma_max(facts: Diffusion, sigma_max: float | None) -> None:
+    """Raises ValueError where a chain can't begin at this noise level, since the schedule does not reach it."""
+    highest = float(noise_levels(Schedule(facts))[-1])
+    if sigma_max is not None and sigma_max > highest:
+        raise ValueError(f"sigma_max: {sigma_max:g} is beyond the schedule's last noise level; nearest: {highest:.4g}")
+
+
+def log_snr_timesteps(schedule: Schedule, count: int, sigma_max: float | None = None) -> Tensor:
+    """(count,) int64, descending to the first step: evenly spaced in log SNR, as the steps of a multistep solver are
+    best (Lu et al., 2022). They begin at the last step whose sigma is at most `sigma_max`, by default SIGMA_MAX.
+
+    Steps that would meet are pushed apart; where there are too few below, they begin later.
+    """
+    highest = SIGMA_MAX if sigma_max is None else sigma_max
+    # At least `count` steps, however low the limit is.
+    steps = max(count, int((noise_levels(schedule) <= highest * (1 + 1e-9)).sum()))
+    log_snr = schedule.snr[:steps].log().numpy()[::-1]  # ascending, from the last step
     wanted = np.linspace(log_snr[0], log_snr[-1], count)
-    passed = np.interp(wanted, log_snr, np.arange(schedule.steps)).round().astype(np.int64)
+    passed = np.interp(wanted, log_snr, np.arange(steps)).round().astype(np.int64)
     place = np.arange(count)
     passed = np.maximum.accumulate(passed - place) + place
-    passed = np.minimum(passed, schedule.steps - count + place)
-    return torch.from_numpy(schedule.steps - 1 - passed)
+    passed = np.minimum(passed, steps - count + place)
+    return torch.from_numpy(steps - 1 - passed)
 
 
 def space_timesteps(steps: int, sections: str | int) -> list[int]:

@@ -29,8 +29,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, of images 
 NAME = re.compile(r"(?:\w+\.)*?\w+\.(?P<level>\d)\.\w+\.(?P<layer>\d)\.(?P<conv>conv\.)?(?P<kind>weight|bias)")
 
 
-def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """Backward warping: out(x) = image(x + flow(x)), bilinear, border padding.
+def warp(image: Tensor, flow: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear") -> Tensor:
+    """Backward warping: out(x) = image(x + flow(x)), border padding.
 
     image (B, C, H, W), flow (B, 2, H, W) in pixels, (dx, dy).
     """
@@ -40,7 +40,7 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
     u = 2 * (x + flow[:, 0]) / max(width - 1, 1) - 1
     v = 2 * (y[:, None] + flow[:, 1]) / max(height - 1, 1) - 1
     grid = torch.stack([u, v], dim=-1)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(image, grid, mode=mode, padding_mode="border", align_corners=True)
 
 
 def endpoint_error(flow: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

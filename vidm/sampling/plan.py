@@ -11,6 +11,7 @@ from torch import nn
 
 from vidm import machine
 from vidm.config import Experiment, Params, Sampling, digest
+from vidm.diffusion.schedule import check_sigma_max
 from vidm.errors import InputError
 from vidm.faults import nearest
 from vidm.models import trained
@@ -100,6 +101,7 @@ class Plan:
             "motion": {
                 "conditioning_noise": self.motion.facts.conditioning_noise,
                 "prediction": self.motion.facts.diffusion.prediction,
+                "target": self.motion.facts.target,
             },
             "content": content,
         }
@@ -196,6 +198,10 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
             "train again"
         )
     facts, frames = e.sampling, wish.frames or e.sampling.frames or e.frames
+    try:
+        check_sigma_max(motion_network.facts.diffusion, facts.sigma_max)
+    except ValueError as error:
+        raise InputError(f"experiments.{e.name}.sampling.{error}") from None
     beyond = wish.beyond or (facts.time_grid if frames > grid else None)
     if frames > grid and beyond is None:
         raise InputError(

@@ -1,7 +1,9 @@
 """Generation, Algorithm 2: frame 0 from the content network, then frame after frame from the motion network.
 
     x(0) = denoise(content)
-    for n = 1 .. N-1:   z = v(x(0), x(n-1));   x(n) = denoise(motion, z, r(x(0), t), n)
+    for n = 1 .. N-1:   z = v(x(0), x(n-1));   x(n) = base + scale_n denoise(motion, z, r(x(0), t), n)
+
+base is 0 and scale_n 1 unless the network diffuses a difference (vidm.models.motion).
 
 A group of videos goes through the frames together, batch by batch. The loop over (n, t) lies outside the one over
 batches, so that coordinates are computed once for the group and dropped with their (n, t). What else is kept, and for
@@ -11,7 +13,7 @@ how long: vidm.sampling.conditions. t and n have shape (1,).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -22,7 +24,7 @@ from vidm.config import Sampling
 from vidm.diffusion.samplers import Chain, Sampler
 from vidm.machine import autocast, free_memory
 from vidm.models.content import ContentNetwork
-from vidm.models.motion import MotionNetwork
+from vidm.models.motion import Conditions, MotionNetwork
 from vidm.models.posgn import Tables
 from vidm.sampling.clock import Clock
 from vidm.sampling.conditions import Residuals, positions
@@ -31,12 +33,15 @@ from vidm.sampling.noise import Drawn, VideoNoise, stacked
 
 @dataclass
 class Batch:
-    """Videos that pass the network together; frames are (B, 3, S, S) in [-1, 1], label (B,)."""
+    """Videos that pass the network together; frames are (B, 3, S, S) in [-1, 1], label (B,).
+
+    recent: frames n-1, n-2, ... as far as the network looks back.
+    """
 
     noises: list[VideoNoise]
     label: Tensor | None
     first: Tensor | None = None
-    previous: Tensor | None = None
+    recent: list[Tensor] = field(default_factory=list)
 
 
 class Rollout:
@@ -68,7 +73,14 @@ class Rollout:
                 content.facts.diffusion, facts.content_sampler or facts.sampler, facts.content_steps, **common
             )
             self.predict_content = build(content.forward)
-        self.motion_sampler = Sampler(motion.facts.diffusion, facts.sampler, facts.steps, **common)
+        self.motion_sampler = Sampler(
+            motion.facts.diffusion,
+            facts.sampler,
+            facts.steps,
+            sigma_max=facts.sigma_max,
+            bounded=motion.facts.target == "frame",
+            **common,
+        )
         self.predict_motion = build(motion.predict)
         self.drawn = Drawn(device)
         self.report = ""
@@ -84,29 +96,31 @@ class Rollout:
 
     @torch.inference_mode()
     def next_frame(self, batches: list[Batch], n: int, position: float, residuals: Residuals) -> None:
-        """Frame n of all videos, into `previous` of their batches."""
+        """Frame n of all videos, to the front of `recent` of their batches."""
         network, sampler, clock = self.motion, self.motion_sampler, self.clock
         chains: list[Chain] = []
         where = torch.tensor([position], device=self.device)
         with autocast(self.device, self.facts.precision):
-            codes = []
+            every: list[Conditions] = []
             for batch in batches:
                 with clock("spynet"):
-                    codes.append(network.motion_code(batch.first, batch.previous))
+                    back = min(network.back, len(batch.recent) - 1)
+                    gap = torch.tensor([back], device=self.device)
+                    every.append(network.conditions(batch.first, batch.recent[0], where, batch.recent[back], gap))
                 with clock("noise"):
                     noise = stacked(self.drawn.motion(batch.noises, n, sampler.draws), self.device)
                 chains.append(sampler.start(noise))
             for step, t in enumerate(sampler.timesteps.to(self.device).split(1)):
                 tables = Tables(partial(clock, "coordinates"))
                 shared = None if self.facts.compile else tables  # a compiled network has its own coordinates inside
-                for k, (batch, z, chain) in enumerate(zip(batches, codes, chains, strict=True)):
+                for k, (batch, given, chain) in enumerate(zip(batches, every, chains, strict=True)):
                     r = residuals.of(k, step, batch.first, t, where, batch.label, tables)
                     with clock("unet"):
-                        output = self.predict_motion(chain.x, t, where, z, r, batch.label, shared)
+                        output = self.predict_motion(chain.x, t, where, given.code, r, batch.label, shared)
                     with clock("scheduler"):
                         chain.step(output)
-        for batch, chain in zip(batches, chains, strict=True):
-            batch.previous = chain.clean
+        for batch, given, chain in zip(batches, every, chains, strict=True):
+            batch.recent = [given.frame(chain.clean), *batch.recent][: network.back + 1]
 
     def videos(
         self,
@@ -136,7 +150,10 @@ class Rollout:
             first = as_images(given[:, 0], self.device)
         for batch, part in zip(batches, parts, strict=True):
             batch.first = first[part]
-            batch.previous = batch.first if start == 1 else as_images(given[part, -1], self.device)
+            batch.recent = [batch.first]
+            if start > 1:
+                known = range(start - 1, max(-1, start - 2 - self.motion.back), -1)
+                batch.recent = [as_images(given[part, n], self.device) for n in known]
         for _ in range(start):
             on_frame()
         residuals = Residuals(self.motion, self.cache, self.clock)
@@ -147,7 +164,7 @@ class Rollout:
             self.next_frame(batches, n, place[n], residuals)
             with self.clock("io"):
                 for batch, part in zip(batches, parts, strict=True):
-                    clips[part, n] = as_bytes(batch.previous)
+                    clips[part, n] = as_bytes(batch.recent[0])
             on_frame()
         self.report = residuals.report()
         return clips

@@ -13,7 +13,7 @@ from vidm.diffusion.gaussian import q_sample
 from vidm.diffusion.losses import training_loss
 from vidm.diffusion.schedule import Schedule
 from vidm.training.loop import Batch
-from vidm.training.run import train_part
+from vidm.training.run import levels_of, train_part
 
 
 def content_loss(facts: Diffusion, schedule: Schedule, classed: bool = False):
@@ -41,7 +41,7 @@ def train(params: Params, experiment: str, frames: Path, out: Path, runs: Path =
     diffusion = e.content.diffusion
 
     def draw(store):
-        return FrameDraw(store, steps=diffusion.steps, flip=e.content.training.flip, seed=e.seed)
+        return FrameDraw(store, levels=levels_of(diffusion), flip=e.content.training.flip, seed=e.seed)
 
     loss = content_loss(diffusion, Schedule(diffusion), e.class_conditioning)
     train_part(params, e, "content", frames, out, runs, draw, loss)

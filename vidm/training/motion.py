@@ -1,7 +1,12 @@
 """Motion training, Algorithm 1: frames 0, n-1 and n of one clip, one random step, the Charbonnier penalty.
 
-Conditioning augmentation (Ho et al., 2022), a switch beyond the paper: x(n-1) + s U(0, 1) noise for n > 1. In training
-x(n-1) is real, in generation it is generated; the noise teaches the network to live with the difference.
+In training x(n-1) is real, in generation it is generated. Two switches beyond the paper teach the network to live with
+the difference:
+
+conditioning_noise   x(n-1) + s U(0, 1) noise for n > 1 (Ho et al., 2022, conditioning augmentation); with
+                     conditioning_level the network is told the level
+own_outputs          x(n-d) .. x(n-1) of some items are what the network makes of the frames before, in a few steps and
+                     without gradients; the target is the real frame n, so that it learns to lead its errors back
 """
 
 from __future__ import annotations
@@ -9,36 +14,52 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from vidm import weights
 from vidm.config import SPYNETS, Motion, Params
-from vidm.data.clips import TripletDraw
+from vidm.data.clips import Own, TripletDraw
 from vidm.diffusion.gaussian import q_sample
 from vidm.diffusion.losses import training_loss
+from vidm.diffusion.samplers import Sampler
 from vidm.diffusion.schedule import Schedule
 from vidm.errors import InputError
 from vidm.training.loop import Batch
-from vidm.training.run import train_part
+from vidm.training.own import own_outputs
+from vidm.training.run import levels_of, train_part
 
-
-def augmented(previous: Tensor, n: Tensor, level: Tensor, noise: Tensor, strength: float) -> Tensor:
-    """x(n-1) with noise of a random level; frame 0 itself (n = 1) stays. Images (B, 3, S, S), n and level (B,)."""
-    amount = strength * level * (n > 1)
-    return previous + amount[:, None, None, None] * noise
+SCALE_CLIPS = 128  # windows that the scale of a difference is measured on
 
 
 def motion_loss(facts: Motion, schedule: Schedule, classed: bool = False):
-    """loss(network, batch); batch: first, previous, target and two noises (B, 3, S, S); t, n, level, cls (B,)."""
+    """loss(network, batch); batch: what TripletDraw draws, see vidm.data.clips."""
     on = functools.cache(schedule.to)  # a copy to a GPU in each step would wait for the network
+    own = facts.own_outputs
+    steps = min(own.steps, facts.diffusion.steps)
+    sampler = Sampler(facts.diffusion, "dpm-solver++", steps, 0.0, True, own.sigma_max, facts.target == "frame")
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
-        x_0, t, n, eps = batch["target"], batch["t"], batch["n"], batch["noise"]
-        previous, tables = batch["previous"], on(t.device)
+        t, n, eps = batch["t"], batch["n"], batch["noise"]
+        label, tables = batch["cls"] if classed else None, on(t.device)
+        plain = getattr(network, "module", network)  # of several processes: what is made needs no gradients of theirs
+        frames = [batch["previous"], *(batch["history"].unbind(1) if "history" in batch else ())]
+        level = facts.conditioning_noise * batch["level"] * (n > 1)
+        if own.share:
+            frames = own_outputs(plain, sampler, batch, label)
+            level = level * (batch["depth"] == 0)  # they bring their own errors
+        previous, code = frames[0], None
         if facts.conditioning_noise:
-            previous = augmented(previous, n, batch["level"], batch["previous_noise"], facts.conditioning_noise)
+            previous = previous + level[:, None, None, None] * batch["previous_noise"]
+        x_0 = batch["target"]
+        if facts.target != "frame" or facts.conditioning_level:
+            gap = (n - 1).clamp(max=plain.back)
+            back = torch.stack(frames)[gap, torch.arange(len(n), device=n.device)] if plain.back else previous
+            given = plain.conditions(batch["first"], previous, n, back, gap, level)
+            x_0, code = given.diffused(x_0), given.code
         x_t = q_sample(tables, x_0, t, eps)
-        y = network(x_t, t, n, batch["first"], previous, batch["cls"] if classed else None)
+        y = network(x_t, t, n, batch["first"], previous, label, code)
         return training_loss(facts.diffusion, tables, y, x_0, x_t, t, eps)
 
     return loss
@@ -64,16 +85,34 @@ def train(
         pretrained, source = weights.load(name or "spynet", spynet)
         about = {"spynet_sha256": source["sha256"]}
 
-    def draw(store):
-        return TripletDraw(store, frames=e.frames, steps=diffusion.steps, flip=e.motion.training.flip, seed=e.seed)
+    motion, training = e.motion, e.motion.training
+    own = None
+    if motion.own_outputs.share:
+        own = Own(motion.own_outputs.share, round(motion.own_outputs.start * training.steps), motion.own_outputs.frames)
 
-    def start(network) -> None:
+    def draw(store):
+        back = motion.velocity_frames if motion.target == "warped-difference" else 0
+        history = back + (own.frames if own else 0)
+        return TripletDraw(
+            store, e.frames, flip=training.flip, seed=e.seed, levels=levels_of(diffusion), history=history, own=own
+        )
+
+    def start(network, source) -> None:
         if pretrained is not None:
             try:
                 network.spynet.load_pretrained(pretrained)
             except (ValueError, RuntimeError, AttributeError) as error:
                 reason = " ".join(str(error).split())[:160]
                 raise InputError(f"{spynet}: not the weights of a six-level SpyNet ({reason})") from None
+        if motion.target != "frame":
+            clips = np.stack([source.window(k) for k in range(SCALE_CLIPS)])
+            try:
+                network.measure_scale(torch.from_numpy(clips))
+            except ValueError:
+                raise InputError(
+                    f"{frames}: its train clips stand still, so that experiments.{experiment}.motion.target: "
+                    f"{motion.target} has nothing to learn; use target: frame, or clips that move"
+                ) from None
 
     loss = motion_loss(e.motion, Schedule(diffusion), e.class_conditioning)
     train_part(params, e, "motion", frames, out, runs, draw, loss, start=start, **about)

@@ -16,10 +16,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
-from vidm.config import Diffusion
+from vidm.config import Content, Motion
 from vidm.data.clips import FrameDraw, TripletDraw, collate
 from vidm.diffusion.samplers import Sampler
 from vidm.files import replacing
+from vidm.training.own import next_frame
 
 ITEMS, STEPS, SIDE = 6, 10, 96  # items, denoising steps, pixels of a cell at least
 
@@ -27,10 +28,12 @@ ITEMS, STEPS, SIDE = 6, 10, 96  # items, denoising steps, pixels of a cell at le
 class Preview:
     """`draw(network, path)` writes a PNG of what `network` makes of the first items of `source`."""
 
-    def __init__(self, source: FrameDraw | TripletDraw, diffusion: Diffusion, classed: bool, seed: int) -> None:
+    def __init__(self, source: FrameDraw | TripletDraw, facts: Content | Motion, classed: bool, seed: int) -> None:
         self.batch = collate([source.item(0, k) for k in range(ITEMS)])
         self.moving = isinstance(source, TripletDraw)
-        self.sampler = Sampler(diffusion, "ddim", min(STEPS, diffusion.steps), 0.0, True)
+        whole = not self.moving or facts.target == "frame"
+        steps = min(STEPS, facts.diffusion.steps)
+        self.sampler = Sampler(facts.diffusion, "ddim", steps, 0.0, True, bounded=whole)
         self.classed = classed
         shape = (ITEMS, 1, 3, *source.store.shape)
         self.noise = torch.from_numpy(np.random.default_rng((seed, ITEMS)).standard_normal(shape, dtype=np.float32))
@@ -42,12 +45,12 @@ class Preview:
         batch = {key: value.to(device) for key, value in self.batch.items()}
         label = batch["cls"] if self.classed else None
 
-        def predict(x_t: Tensor, t: Tensor) -> Tensor:
-            if self.moving:
-                return network(x_t, t, batch["n"], batch["first"], batch["previous"], label)
-            return network(x_t, t, label)
-
-        made = self.sampler(predict, self.noise.to(device))
+        noise = self.noise.to(device)
+        if self.moving:
+            frames = [batch["previous"], *(batch["history"].unbind(1) if "history" in batch else ())]
+            made = next_frame(network, self.sampler, frames, batch["first"], batch["n"], noise[:, 0], label)
+        else:
+            made = self.sampler(lambda x_t, t: network(x_t, t, label), noise)
         network.train(before)
         if self.moving:
             columns = {

@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from vidm import __version__, machine, protocols
-from vidm.config import Experiment, Params, Training, digest
-from vidm.data.clips import batches
+from vidm.config import Diffusion, Experiment, Params, Training, digest
+from vidm.data.clips import Levels, batches
 from vidm.data.store import FrameStore
+from vidm.diffusion.schedule import check_sigma_max, level_probabilities
 from vidm.errors import InputError
 from vidm.files import check_file, replacing
 from vidm.models import trained
@@ -51,6 +52,22 @@ def open_store(experiment: Experiment, params: Params, path: Path) -> FrameStore
                 file=sys.stderr,
             )
     return store
+
+
+def levels_of(diffusion: Diffusion) -> Levels:
+    """How training draws t, as vidm.data.clips takes it."""
+    return diffusion.steps if diffusion.levels == "uniform" else level_probabilities(diffusion).tolist()
+
+
+def check_levels(experiment: Experiment) -> None:
+    """InputError where the noise levels that frames are to begin at are none of the schedule's."""
+    diffusion, own = experiment.motion.diffusion, experiment.motion.own_outputs
+    asked = {"sampling": experiment.sampling.sigma_max, "motion.own_outputs": own.sigma_max if own.share else None}
+    for where, sigma_max in asked.items():
+        try:
+            check_sigma_max(diffusion, sigma_max)
+        except ValueError as error:
+            raise InputError(f"experiments.{experiment.name}.{where}.{error}") from None
 
 
 def _classes(experiment: Experiment, source) -> dict[str, int]:
@@ -108,6 +125,7 @@ def train_part(
                 f"experiments.{experiment.name}.{each}.training.batch: {batch} is not a multiple of {world} processes"
                 f" x {running.accumulation} parts (running.accumulation)"
             )
+    check_levels(experiment)
     with open_store(experiment, params, frames) as store:
         source = draw(store)
         classes = _classes(experiment, source) if experiment.class_conditioning else {}
@@ -119,7 +137,7 @@ def train_part(
             if isinstance(module, Stage):
                 module.checkpointing = running.gradient_checkpointing
         if start:
-            start(network)
+            start(network, source)
         about = {
             "part": part,
             "experiment": experiment.name,
@@ -151,7 +169,7 @@ def train_part(
             batches=lambda step: batches(source, facts.batch, step, facts.steps, workers, rank, world, pinned),
             loss=loss,
             check=_unchanged(frames),
-            preview=Preview(source, getattr(experiment, part).diffusion, bool(classes), experiment.seed).draw,
+            preview=Preview(source, getattr(experiment, part), bool(classes), experiment.seed).draw,
             snapshot=lambda network, path, step, hours: save(network, path, step, device_hours=round(hours, 6)),
         )
         folder = run_folder(
