@@ -15,7 +15,8 @@ from vidm import config, weights
 from vidm.config import Content, Diffusion, Motion, OwnOutputs
 from vidm.data.clips import Own, TripletDraw
 from vidm.data.procedural import Scene
-from vidm.data.store import StoreWriter
+from vidm.data.store import FrameStore, StoreWriter
+from vidm.diffusion.gaussian import network_input, q_sample
 from vidm.diffusion.samplers import METHODS, Sampler
 from vidm.diffusion.schedule import Schedule, level_probabilities, noise_levels
 from vidm.errors import InputError
@@ -163,8 +164,6 @@ def test_log_normal_levels_are_log_normal():
 
 
 def test_items_have_levels_history_and_depth(store):
-    from vidm.data.store import FrameStore
-
     frames = FrameStore(store)
     p = [0.0, 0.5, 0.0, 0.5]
     draw = TripletDraw(frames, frames=6, levels=p, history=3, own=Own(0.5, 10, 2), seed=4)
@@ -221,6 +220,35 @@ def test_every_sampler_begins_below_sigma_max(name, facts):
         steps = Sampler(facts, name, 5, 0.0, True, sigma_max).timesteps
         assert noise_levels(Schedule(facts))[steps[0]] <= sigma_max * 1.0001
         assert len(steps) == 5 and (steps.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_network_sees_a_scaled_input(name):
+    """The same videos from a network that undoes it; training shows it the same."""
+    plain, scaled = Diffusion(prediction="v"), Diffusion(prediction="v", scaled_input=True)
+    schedule = Schedule(scaled)
+
+    def network(x, t):
+        return torch.tanh(x.flip(1) + t.view(-1, 1, 1, 1) / 500)
+
+    samplers = [Sampler(facts, name, 6, 1.0, True) for facts in (plain, scaled)]
+    noise = torch.randn(2, 1 + samplers[0].draws, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    undone = samplers[1](lambda u, t: network(u / schedule.sqrt_alpha_bar[t].float(), t), noise)
+    # At the last steps the division undoes a factor of 0.006.
+    assert_close(undone, samplers[0](network, noise), rtol=0, atol=1e-4)
+    x_0, t = torch.zeros(3, 3, 4, 4), torch.tensor([0, 500, 999])
+    eps = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    seen = network_input(schedule, q_sample(schedule, x_0, t, eps), t)
+    abar = schedule.alpha_bar[t].float().view(-1, 1, 1, 1)
+    assert_close(seen, (abar * (1 - abar)).sqrt() * eps, rtol=1e-4, atol=1e-6)
+    assert_close(network_input(Schedule(plain), eps, t), eps, rtol=0, atol=0)
+
+
+def test_the_first_step_of_motion_comes_more_often(store):
+    draw = TripletDraw(FrameStore(store), frames=6, first_share=0.4)
+    n = np.array([draw.item(step, k)["n"] for step, k in itertools.product(range(100), range(10))])
+    assert np.mean(n == 1) == pytest.approx(0.4 + 0.6 / 5, abs=0.05)
+    assert [np.mean(n == k) for k in range(2, 6)] == pytest.approx([0.6 / 5] * 4, abs=0.04)
 
 
 # Own outputs.

@@ -31,7 +31,7 @@ def unlike_paper(experiment: Experiment) -> list[str]:
         if key not in apart and value != type(facts).model_fields[key].default
     ]
     sampling = experiment.sampling
-    switches = {"noise_correlation": sampling.noise_correlation, "sigma_max": sampling.sigma_max}
+    switches = {key: getattr(sampling, key) for key in ("noise_correlation", "sigma_max", "sigma_min")}
     return found + [f"sampling.{key}: {value}" for key, value in switches.items() if value]
 
 

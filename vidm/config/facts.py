@@ -129,6 +129,9 @@ class Diffusion(Facts):
     prediction: Literal["eps", "v", "x0"] = Field(
         "eps", description="what a network puts out: eps as in the paper, v or x0"
     )
+    scaled_input: bool = Field(
+        False, description="the network sees sqrt(abar_t) x_t, the best linear guess of x0; off: x_t, as in the paper"
+    )
     loss: Literal["charbonnier", "mse"] = "charbonnier"
     eta: float = Field(1e-8, ge=0, description="of the Charbonnier penalty, Eq. 4")
     variance: Literal["fixed-small", "fixed-large", "learned-range"] = Field(
@@ -187,6 +190,7 @@ class OwnOutputs(Facts):
     frames: Positive = Field(2, description="made one after the other, at most")
     steps: Positive = Field(2, description="denoising steps of each")
     sigma_max: float = Field(20.0, gt=0, description="noise over signal that they begin at")
+    sigma_min: float | None = Field(None, gt=0, description="noise over signal at their last evaluation")
 
 
 class Motion(Facts):
@@ -223,6 +227,9 @@ class Motion(Facts):
     )
     velocity_frames: Positive = Field(
         4, description="of warped-difference: x(n-1) moves on as it did on average since this many frames before"
+    )
+    first_share: Fraction = Field(
+        0.0, description="of the items that have n = 1, where the direction is drawn, instead of any n; 0 = paper"
     )
     conditioning_noise: Fraction = Field(0.0, description="x(n-1) + U(0, this) * noise in training, n > 1; 0 = paper")
     conditioning_level: bool = Field(False, description="the strength of that noise is an input; 0 in sampling")
@@ -278,6 +285,13 @@ class Sampling(Facts):
         None,
         gt=0,
         description="noise over signal that each further frame begins at; left out: the schedule's last, or 164",
+        exclude_if=_no,
+    )
+    sigma_min: float | None = Field(
+        None,
+        gt=0,
+        description="noise over signal at the last evaluation of a further frame, of the solvers in log SNR; left out: "
+        "the schedule's first, 0.01. A higher one leaves grain out that a short training can't tell from detail",
         exclude_if=_no,
     )
     eta: Fraction = Field(1.0, description="of ddim alone: 0 deterministic, 1 as noisy as ddpm")

@@ -126,6 +126,7 @@ class TripletDraw(_Draw):
     stored frame to the next. All three frames are mirrored or none. `level` and `previous_noise` are for
     conditioning augmentation and are drawn whether it is used or not.
 
+    first_share: of the items that have n = 1, beside those that n's own draw gives it.
     history: how many frames before `previous` come along as `history` (history, 3, H, W): frames n-2, n-3, ...; frame 0
     stands in for those before it. own: training on own outputs, as {share, start (step), frames}: an item then has
     `depth`, the number of frames before n that the network is to make itself, 0 of most, and `own_noise`
@@ -141,12 +142,13 @@ class TripletDraw(_Draw):
         flip: bool = True,
         seed: int = 0,
         levels: Levels = 1000,
+        first_share: float = 0.0,
         history: int = 0,
         own: Own | None = None,
     ) -> None:
         if frames < 2:
             raise ValueError(f"frames = {frames}: a triplet needs 2 at least")
-        self.frames, self.history, self.own = frames, history, own
+        self.frames, self.first_share, self.history, self.own = frames, first_share, history, own
         super().__init__(store, split, flip, seed, levels)
 
     def window(self, k: int) -> np.ndarray:
@@ -157,6 +159,8 @@ class TripletDraw(_Draw):
         rng = item_rng(self.seed, step, k)
         i, window = self._window(rng)
         n = rng.integers(1, self.frames)
+        if self.first_share and rng.random() < self.first_share:
+            n = np.int64(1)
         flipped = self.flip and bool(rng.integers(2))
         before = [max(0, n - 2 - k) for k in range(self.history)]
         chosen = window[[0, n - 1, n, *before]]

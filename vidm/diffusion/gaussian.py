@@ -37,6 +37,15 @@ def q_sample(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return signal * x_0 + noise * eps
 
 
+def network_input(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
+    """What the network sees of x_t: x_t as in the paper, or with `scaled_input` sqrt(abar_t) x_t.
+
+    That is E(x_0 | x_t) where x_0 ~ N(0, I): noise of which nothing can be told about x_0 does not reach the network,
+    which would otherwise have to learn to hold it back at each noise level.
+    """
+    return schedule.signal_and_noise(t)[0] * x_t if schedule.scaled_input else x_t
+
+
 def target(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """What the network is trained to output: eps, v or x_0."""
     if schedule.prediction != "v":

@@ -11,9 +11,9 @@
 
 ddim and the multistep solvers are those of diffusers. ddpm is ours: theirs draws its own noise.
 
-predict(x_t, t) takes x_t (B, C, H, W) and t (1,) int64, the step of training, and returns what the diffusion's
-`prediction` names, with learned-range C more channels. `noise` is (B, 1 + sampler.draws, C, H, W): x_T first, then one
-draw for each step that needs one.
+predict(x_t, t) takes x_t (B, C, H, W), scaled where the diffusion says so (`scaled_input`), and t (1,) int64, the step
+of training. It returns what the diffusion's `prediction` names, with learned-range C more channels. `noise` is
+(B, 1 + sampler.draws, C, H, W): x_T first, then one draw for each step that needs one.
 
 A method has `timesteps` and `step(t, output, x, noise) -> x` at the next one, with t on the CPU. `begin(device)` gives
 the method for one chain: a multistep solver keeps the outputs of earlier steps, so that each batch in flight needs its
@@ -42,7 +42,8 @@ class Options(NamedTuple):
     steps: int
     eta: float
     clip: bool
-    sigma_max: float | None
+    sigma_max: float | None = None
+    sigma_min: float | None = None
 
 
 class Ancestral:
@@ -164,7 +165,7 @@ def unipc(facts: Diffusion, options: Options) -> Multistep:
 
 
 def _even(facts: Diffusion, options: Options) -> Tensor:
-    return log_snr_timesteps(Schedule(facts), options.steps, options.sigma_max)
+    return log_snr_timesteps(Schedule(facts), options.steps, options.sigma_max, options.sigma_min)
 
 
 def _reached(facts: Diffusion, options: Options) -> int:
@@ -188,9 +189,14 @@ class Chain:
 
     def __init__(self, sampler: Sampler, noise: Tensor) -> None:
         self.method, self.noise, self.done = sampler.method.begin(noise.device), noise, 0
-        self.bounded = sampler.bounded
+        self.bounded, self.signal = sampler.bounded, sampler.signal
         # Not strided like the noise of all steps: a compiled network would have one graph for the first step alone.
         self.x = noise[:, 0].contiguous()
+
+    @property
+    def input(self) -> Tensor:
+        """What the network sees of `x` (vidm.diffusion.gaussian.network_input)."""
+        return self.x if self.signal is None else self.signal[self.done] * self.x
 
     def step(self, output: Tensor) -> None:
         """One step on, with what the network says at the chain's present timestep."""
@@ -210,7 +216,8 @@ class Sampler:
     """A method by its name; `timesteps` (steps,) int64, descending, are those of training it visits.
 
     sigma_max: the noise level (noise over signal) to begin at; None: the schedule's last, of the solvers in log SNR at
-    most SIGMA_MAX. bounded: x_0 lies in [-1, 1], as a picture does; only then `clip` clips the predicted one.
+    most SIGMA_MAX. sigma_min: that of the last evaluation, of these solvers alone; None: the schedule's first.
+    bounded: x_0 lies in [-1, 1], as a picture does; only then `clip` clips the predicted one.
     Raises ValueError if it is to take more steps than the diffusion has, or none.
     """
 
@@ -222,13 +229,16 @@ class Sampler:
         eta: float,
         clip: bool,
         sigma_max: float | None = None,
+        sigma_min: float | None = None,
         bounded: bool = True,
     ) -> None:
         if not 0 < steps <= facts.steps:
             raise ValueError(f"steps: {steps} is not within 1..{facts.steps}, the diffusion's steps")
         self.bounded = bounded
-        self.method = METHODS[name](facts, Options(steps, eta, clip and bounded, sigma_max))
+        self.method = METHODS[name](facts, Options(steps, eta, clip and bounded, sigma_max, sigma_min))
         self.timesteps, self.draws = self.method.timesteps, self.method.draws
+        # Numbers, for which no device has to be waited.
+        self.signal = Schedule(facts).sqrt_alpha_bar[self.timesteps].tolist() if facts.scaled_input else None
 
     def start(self, noise: Tensor) -> Chain:
         """A chain to be stepped by hand, where several batches share what holds for one timestep."""
@@ -237,5 +247,5 @@ class Sampler:
     def __call__(self, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor) -> Tensor:
         chain = self.start(noise)
         for t in self.timesteps.to(noise.device).split(1):
-            chain.step(predict(chain.x, t))
+            chain.step(predict(chain.input, t))
         return chain.clean

@@ -53,7 +53,7 @@ class Schedule:
     """The tables of one diffusion, see above; `timesteps` (T,) int64 are the steps of training that it visits."""
 
     def __init__(self, facts: Diffusion) -> None:
-        self.prediction = facts.prediction
+        self.prediction, self.scaled_input = facts.prediction, facts.scaled_input
         betas = {"linear": linear_betas, "cosine": cosine_betas}[facts.schedule](facts.steps)
         self._tabulate(betas, torch.arange(facts.steps))
 
@@ -128,29 +128,37 @@ def level_probabilities(facts: Diffusion) -> Tensor:
     return torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
 
 
-def check_sigma_max(facts: Diffusion, sigma_max: float | None) -> None:
-    """Raises ValueError where a chain can't begin at this noise level, since the schedule does not reach it."""
+def check_sigmas(facts: Diffusion, sigma_max: float | None, sigma_min: float | None = None) -> None:
+    """Raises ValueError where a chain can't be between these noise levels: the schedule does not have them, or the
+    first is not the higher one.
+    """
     highest = float(noise_levels(Schedule(facts))[-1])
+    if sigma_min is not None and sigma_min >= (sigma_max or highest):
+        raise ValueError(f"sigma_min: {sigma_min:g} is not below sigma_max = {sigma_max or highest:g}; nearest: 0.01")
     if sigma_max is not None and sigma_max > highest:
         raise ValueError(f"sigma_max: {sigma_max:g} is beyond the schedule's last noise level; nearest: {highest:.4g}")
 
 
-def log_snr_timesteps(schedule: Schedule, count: int, sigma_max: float | None = None) -> Tensor:
-    """(count,) int64, descending to the first step: evenly spaced in log SNR, as the steps of a multistep solver are
-    best (Lu et al., 2022). They begin at the last step whose sigma is at most `sigma_max`, by default SIGMA_MAX.
+def log_snr_timesteps(
+    schedule: Schedule, count: int, sigma_max: float | None = None, sigma_min: float | None = None
+) -> Tensor:
+    """(count,) int64, descending: evenly spaced in log SNR, as the steps of a multistep solver are best (Lu et al.,
+    2022), from the last step whose sigma is at most `sigma_max`, by default SIGMA_MAX, to the first one whose sigma is
+    at least `sigma_min`, by default step 0.
 
-    Steps that would meet are pushed apart; where there are too few below, they begin later.
+    Steps that would meet are pushed apart; where there are too few between the limits, they begin later.
     """
-    highest = SIGMA_MAX if sigma_max is None else sigma_max
-    # At least `count` steps, however low the limit is.
-    steps = max(count, int((noise_levels(schedule) <= highest * (1 + 1e-9)).sum()))
-    log_snr = schedule.snr[:steps].log().numpy()[::-1]  # ascending, from the last step
+    sigma = noise_levels(schedule)
+    highest, lowest = SIGMA_MAX if sigma_max is None else sigma_max, sigma_min or 0.0
+    first = min(int((sigma < lowest * (1 - 1e-9)).sum()), schedule.steps - count)
+    last = max(first + count, int((sigma <= highest * (1 + 1e-9)).sum()))
+    log_snr = schedule.snr[first:last].log().numpy()[::-1]  # ascending, from the last step
     wanted = np.linspace(log_snr[0], log_snr[-1], count)
-    passed = np.interp(wanted, log_snr, np.arange(steps)).round().astype(np.int64)
+    passed = np.interp(wanted, log_snr, np.arange(last - first)).round().astype(np.int64)
     place = np.arange(count)
     passed = np.maximum.accumulate(passed - place) + place
-    passed = np.minimum(passed, steps - count + place)
-    return torch.from_numpy(steps - 1 - passed)
+    passed = np.minimum(passed, last - first - count + place)
+    return torch.from_numpy(last - 1 - passed)
 
 
 def space_timesteps(steps: int, sections: str | int) -> list[int]:

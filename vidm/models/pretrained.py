@@ -31,7 +31,7 @@ from vidm.models.official import EXPERIMENT as OFFICIAL
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
 PARTS, FACTS, CARD, SUMS = ("content", "motion"), "facts.json", "card.md", "SHA256SUMS"
-SAMPLED = ("sampler", "content_sampler", "steps", "content_steps", "eta", "noise_correlation", "sigma_max")
+SAMPLED = ("sampler", "content_sampler", "steps", "content_steps", "eta", "noise_correlation", "sigma_max", "sigma_min")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from vidm import machine
 from vidm.config import Experiment, Params, Sampling, digest
-from vidm.diffusion.schedule import check_sigma_max
+from vidm.diffusion.schedule import check_sigmas
 from vidm.errors import InputError
 from vidm.faults import nearest
 from vidm.models import trained
@@ -199,7 +199,7 @@ def plan(params: Params, experiment: str, content: Path | None, motion: Path, wi
         )
     facts, frames = e.sampling, wish.frames or e.sampling.frames or e.frames
     try:
-        check_sigma_max(motion_network.facts.diffusion, facts.sigma_max)
+        check_sigmas(motion_network.facts.diffusion, facts.sigma_max, facts.sigma_min)
     except ValueError as error:
         raise InputError(f"experiments.{e.name}.sampling.{error}") from None
     beyond = wish.beyond or (facts.time_grid if frames > grid else None)

@@ -78,6 +78,7 @@ class Rollout:
             facts.sampler,
             facts.steps,
             sigma_max=facts.sigma_max,
+            sigma_min=facts.sigma_min,
             bounded=motion.facts.target == "frame",
             **common,
         )
@@ -116,7 +117,7 @@ class Rollout:
                 for k, (batch, given, chain) in enumerate(zip(batches, every, chains, strict=True)):
                     r = residuals.of(k, step, batch.first, t, where, batch.label, tables)
                     with clock("unet"):
-                        output = self.predict_motion(chain.x, t, where, given.code, r, batch.label, shared)
+                        output = self.predict_motion(chain.input, t, where, given.code, r, batch.label, shared)
                     with clock("scheduler"):
                         chain.step(output)
         for batch, given, chain in zip(batches, every, chains, strict=True):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vidm.config import Diffusion, Params
 from vidm.data.clips import FrameDraw
-from vidm.diffusion.gaussian import q_sample
+from vidm.diffusion.gaussian import network_input, q_sample
 from vidm.diffusion.losses import training_loss
 from vidm.diffusion.schedule import Schedule
 from vidm.training.loop import Batch
@@ -24,7 +24,7 @@ def content_loss(facts: Diffusion, schedule: Schedule, classed: bool = False):
         x_0, t, eps = batch["frame"], batch["t"], batch["noise"]
         tables = on(t.device)
         x_t = q_sample(tables, x_0, t, eps)
-        y = network(x_t, t, batch["cls"] if classed else None)
+        y = network(network_input(tables, x_t, t), t, batch["cls"] if classed else None)
         return training_loss(facts, tables, y, x_0, x_t, t, eps)
 
     return loss

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vidm import weights
 from vidm.config import SPYNETS, Motion, Params
 from vidm.data.clips import Own, TripletDraw
-from vidm.diffusion.gaussian import q_sample
+from vidm.diffusion.gaussian import network_input, q_sample
 from vidm.diffusion.losses import training_loss
 from vidm.diffusion.samplers import Sampler
 from vidm.diffusion.schedule import Schedule
@@ -38,7 +38,9 @@ def motion_loss(facts: Motion, schedule: Schedule, classed: bool = False):
     on = functools.cache(schedule.to)  # a copy to a GPU in each step would wait for the network
     own = facts.own_outputs
     steps = min(own.steps, facts.diffusion.steps)
-    sampler = Sampler(facts.diffusion, "dpm-solver++", steps, 0.0, True, own.sigma_max, facts.target == "frame")
+    sampler = Sampler(
+        facts.diffusion, "dpm-solver++", steps, 0.0, True, own.sigma_max, own.sigma_min, facts.target == "frame"
+    )
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:
         t, n, eps = batch["t"], batch["n"], batch["noise"]
@@ -59,7 +61,7 @@ def motion_loss(facts: Motion, schedule: Schedule, classed: bool = False):
             given = plain.conditions(batch["first"], previous, n, back, gap, level)
             x_0, code = given.diffused(x_0), given.code
         x_t = q_sample(tables, x_0, t, eps)
-        y = network(x_t, t, n, batch["first"], previous, label, code)
+        y = network(network_input(tables, x_t, t), t, n, batch["first"], previous, label, code)
         return training_loss(facts.diffusion, tables, y, x_0, x_t, t, eps)
 
     return loss

@@ -16,7 +16,7 @@ from vidm import __version__, machine, protocols
 from vidm.config import Diffusion, Experiment, Params, Training, digest
 from vidm.data.clips import Levels, batches
 from vidm.data.store import FrameStore
-from vidm.diffusion.schedule import check_sigma_max, level_probabilities
+from vidm.diffusion.schedule import check_sigmas, level_probabilities
 from vidm.errors import InputError
 from vidm.files import check_file, replacing
 from vidm.models import trained
@@ -62,10 +62,12 @@ def levels_of(diffusion: Diffusion) -> Levels:
 def check_levels(experiment: Experiment) -> None:
     """InputError where the noise levels that frames are to begin at are none of the schedule's."""
     diffusion, own = experiment.motion.diffusion, experiment.motion.own_outputs
-    asked = {"sampling": experiment.sampling.sigma_max, "motion.own_outputs": own.sigma_max if own.share else None}
-    for where, sigma_max in asked.items():
+    sampling = experiment.sampling
+    asked = {"sampling": (sampling.sigma_max, sampling.sigma_min)}
+    asked |= {"motion.own_outputs": (own.sigma_max, own.sigma_min)} if own.share else {}
+    for where, sigmas in asked.items():
         try:
-            check_sigma_max(diffusion, sigma_max)
+            check_sigmas(diffusion, *sigmas)
         except ValueError as error:
             raise InputError(f"experiments.{experiment.name}.{where}.{error}") from None
 
