@@ -1,7 +1,7 @@
 """What each switch beyond the paper does against drift and flicker: a table, and a picture of frame 15.
 
     snakemake --cores all results/sky{,-paper}_fvd.json \\
-        results/sky-only-{content,v,previous,conditioning,correlation}_fvd.json
+        results/sky-only-{content,difference,carried,levels}_fvd.json
     python benchmarks/switches.py --picture switches.png
 
 FVD and motion are those of each report. `after the first`: motion of steps 2 to the last, against the test clips'.
@@ -24,10 +24,9 @@ from vidm.sampling.export import enlarged
 EXPERIMENTS = [
     "sky-paper",
     "sky-only-content",
-    "sky-only-v",
-    "sky-only-previous",
-    "sky-only-conditioning",
-    "sky-only-correlation",
+    "sky-only-difference",
+    "sky-only-carried",
+    "sky-only-levels",
     "sky",
 ]
 SHOWN = (0, 1, 3, 7, 15)  # frames

@@ -134,7 +134,7 @@ def test_fresh_clone_without_raw_data_pulls_and_has_nothing_to_do(pushed, tmp_pa
     assert "snakemake" not in fresh.ok("dvc", "repro")
     assert fresh.times().keys() == pushed.times().keys()
     # What was pulled still knows its parameters: a change is seen.
-    fresh.replace("params.yaml", "conditioning_noise: 0.3", "conditioning_noise: 0.2")
+    fresh.replace("params.yaml", "conditioning_noise: 0.05", "conditioning_noise: 0.1")
     assert fresh.planned(TARGET) == {"train_motion", "sample_smoke", "evaluate"}
 
 

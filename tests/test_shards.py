@@ -279,7 +279,11 @@ def test_networks_of_another_experiment_are_named_and_noted(params, models, tmp_
     said = groups.notes(tmp_path / "o" / "samples.h5")["sampling"]
     assert said["networks_unlike_params"] == {"motion": ["conditioning_noise", "diffusion.prediction"]}
     own = params.experiment("dots").motion
-    assert said["motion"] == {"conditioning_noise": own.conditioning_noise, "prediction": own.diffusion.prediction}
+    assert said["motion"] == {
+        "conditioning_noise": own.conditioning_noise,
+        "prediction": own.diffusion.prediction,
+        "target": own.target,
+    }
     run.sample(params, "dots", *models, tmp_path / "p")
     assert "networks_unlike_params" not in groups.notes(tmp_path / "p" / "samples.h5")["sampling"]
 

@@ -74,10 +74,10 @@ def test_more_cores_than_the_machine_has_stay_one_job_at_a_time(project):
 
 def test_bad_facts_stop_it_with_one_line(tmp_path):
     project = copy(tmp_path / "bad")
-    project.replace("params.yaml", "noise_correlation", "noise_corelation")
+    project.replace("params.yaml", "sigma_min", "sigma_mn")
     ended = project.run("snakemake", "--dry-run", "--cores", "1", TARGET)
     assert ended.returncode != 0
-    assert "noise_corelation: unknown key; did you mean 'noise_correlation'?" in ended.stdout
+    assert "sigma_mn: unknown key; did you mean 'sigma_min'?" in ended.stdout
 
 
 def test_config_that_vidm_would_not_see_is_refused(project):
@@ -134,12 +134,12 @@ def test_declared_videos_are_as_many_as_the_sheet_shows(project):
 
 def test_an_experiment_takes_anothers_networks(project):
     """content_of and motion_of: the other one's are trained, and copied."""
-    name = "results/sky-only-correlation_fvd.json"
+    name = "results/sky-only-content_fvd.json"
     assert {"train_content", "train_motion", "share", "evaluate"} <= project.planned(name)
     said = project.ok("snakemake", "--dry-run", "--cores", "1", name)
     for own, theirs in (("content", "sky"), ("motion", "sky-paper")):
         assert f"vidm train {own} {theirs} " in said
-        assert f"cp models/{theirs}/{own}.safetensors models/sky-only-correlation/{own}.safetensors" in said
+        assert f"cp models/{theirs}/{own}.safetensors models/sky-only-content/{own}.safetensors" in said
     assert "vidm train content sky-paper" not in said
 
 

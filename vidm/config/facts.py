@@ -235,6 +235,11 @@ class Motion(Facts):
     conditioning_level: bool = Field(False, description="the strength of that noise is an input; 0 in sampling")
     own_outputs: OwnOutputs = OwnOutputs()
 
+    @property
+    def sees_flow(self) -> bool:
+        """Whether the network has a SpyNet: for the motion code, or to carry x(n-1)."""
+        return self.implicit or self.target == "warped-difference"
+
     @model_validator(mode="after")
     def _fits(self) -> Motion:
         known = (*SPYNETS, "none")
@@ -242,7 +247,7 @@ class Motion(Facts):
             raise ValueError("conditioning_level: true with conditioning_noise: 0 is always told 0; nearest: false")
         if self.spynet == "none" and self.target == "warped-difference":
             raise ValueError("spynet: none can't carry frames (target: warped-difference); nearest: 'procedural'")
-        if self.spynet == "none" and self.implicit and not self.spynet_finetuned:
+        if self.spynet == "none" and self.sees_flow and not self.spynet_finetuned:
             raise ValueError("spynet_finetuned: false with spynet: none leaves it random; nearest: true")
         if self.spynet in known:
             return self

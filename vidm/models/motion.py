@@ -88,8 +88,7 @@ class MotionNetwork(nn.Module):
 
         self.embedding = None if facts.posgn else Embedding(network.channels, classes)
         ranged = (-1, 1) if facts.spynet_range == "signed" else (0, 1)
-        warped = facts.target == "warped-difference"
-        self.spynet = SpyNet(ranged, facts.spynet_levels) if facts.implicit or warped else None
+        self.spynet = SpyNet(ranged, facts.spynet_levels) if facts.sees_flow else None
         if self.spynet is not None and not facts.spynet_finetuned:
             self.spynet.requires_grad_(False)
         self.residual_sees = SEES[facts.residual]

@@ -112,7 +112,7 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     for part in PARTS:
         path = models / f"{part}.safetensors"
         network, notes[part] = trained.load(path, part, "cpu")
-        _own(params, e, part, path, notes[part])
+        _own(params, e, part, path, network.facts, notes[part])
         digest = trained.file_sha256(path)
         if report and digests[part] != digest:
             raise InputError(f"{report}: measured with other {part} weights than {path}; run vidm evaluate again")
@@ -156,10 +156,17 @@ def pack(params: config.Params, experiment: str, models: Path, report: Path | No
     return f"{out}: {size:.2f} MB, {parameters:.2f} M parameters in half precision"
 
 
-def _own(params: config.Params, e: config.Experiment, part: str, path: Path, notes: dict[str, Any]) -> None:
+def _own(
+    params: config.Params,
+    e: config.Experiment,
+    part: str,
+    path: Path,
+    facts: config.Content | config.Motion,
+    notes: dict[str, Any],
+) -> None:
     """InputError where a network's notes are not what the experiment would train."""
     where, remedy = f"experiments.{e.name}", "pack what it is of, or train it again"
-    if notes["facts"] != getattr(e, part).model_dump(mode="json"):
+    if facts != getattr(e, part):
         raise InputError(f"{path}: not trained as {where}.{part} says; train it again")
     of = getattr(e, f"{part}_of") or e.name
     if notes.get("experiment", of) not in (of, OFFICIAL):

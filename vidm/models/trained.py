@@ -83,7 +83,7 @@ def shares_spynet(notes: dict[str, Any]) -> bool:
     """Whether a motion network's SpyNet is, unchanged, the one that comes with the package."""
     facts = Motion.model_validate(notes["facts"])
     entry = weights.REGISTRY.get(SPYNETS.get(facts.spynet, ""))
-    fixed = facts.implicit and not facts.spynet_finetuned
+    fixed = facts.sees_flow and not facts.spynet_finetuned
     return fixed and isinstance(entry, weights.Shipped) and notes.get("spynet_sha256") == entry.sha256
 
 

@@ -80,7 +80,7 @@ def train(
     e = params.experiment(experiment)
     diffusion, about = e.motion.diffusion, {}
     pretrained = None
-    if e.motion.implicit and e.motion.spynet != "none":
+    if e.motion.sees_flow and e.motion.spynet != "none":
         name = SPYNETS.get(e.motion.spynet)
         if spynet is None and name is None:
             spynet = Path(e.motion.spynet)

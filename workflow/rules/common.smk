@@ -147,7 +147,7 @@ def listing(facts):
 def pretrained(wildcards):
     """The start of the motion code's network, where the experiment has one."""
     motion = experiment(wildcards).motion
-    if not motion.implicit or motion.spynet == "none":
+    if not motion.sees_flow or motion.spynet == "none":
         return {}
     name = SPYNETS.get(motion.spynet)
     return {"spynet": f"data/weights/{name}.safetensors" if name else motion.spynet}
