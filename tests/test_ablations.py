@@ -117,7 +117,8 @@ def test_motion_ablations(base, ablation, sees, norm):
     assert matters(network) == sees
     norms = {type(m) for m in network.modules() if isinstance(m, PosGN | AdaGN)}
     assert norms == {norm}
-    assert (network.spynet is None) == ("previous" not in sees)
+    # To carry x(n-1) it is there without the condition, too.
+    assert (network.spynet is None) == ("previous" not in sees and network.facts.target == "frame")
     assert network.residual is not None  # else frame 0 is never seen
 
 
