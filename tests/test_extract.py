@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_video import ffmpeg, lossless, picture
+from test_video import ffmpeg, lossless, picture, turned
 
 from vidm import cli
 from vidm.config import Dataset
@@ -51,7 +51,7 @@ def zoo(tmp_path_factory):
     shutil.move(root / "good.mkv", root / os.fsdecode(b"bytes-\xff.mkv"))
     encode(root / "odd.mp4", picture(12, 33, 47), 25)
     encode(base / "outside.mp4", picture(20, 32, 32), 25)
-    ffmpeg("-display_rotation", "90", "-i", base / "outside.mp4", "-c", "copy", root / "rotated.mp4")
+    turned(base / "outside.mp4", root / "rotated.mp4")
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=40x30:rate=10:duration=2", root / "anim.gif")
     # Bad ones.
     (root / "text.mp4").write_text("I am no video\n" * 40)

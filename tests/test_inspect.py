@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_layouts import pictures, video
-from test_video import ffmpeg
+from test_video import ffmpeg, turned
 
 from vidm import config
 from vidm.data.extract import extract
@@ -114,7 +114,7 @@ def test_what_is_unusual_is_said(tmp_path):
     root.mkdir()
     source = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=10:duration=2"]
     ffmpeg(*source, "-c:v", "libx264", root / "plain.mp4")
-    ffmpeg("-display_rotation", "90", "-i", root / "plain.mp4", "-c", "copy", root / "turned.mp4")
+    turned(root / "plain.mp4", root / "turned.mp4")
     ffmpeg(*source, "-vf", "interlace", "-c:v", "mpeg2video", "-flags", "+ilme+ildct", root / "woven.mpg")
     uneven = "select='not(mod(n,7))+not(mod(n,4))'"
     ffmpeg(*source, "-vf", uneven, "-fps_mode", "vfr", "-c:v", "libx264", "-bf", "0", root / "uneven.mp4")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from test_extract import facts
-from test_video import error, ffmpeg, lossless, picture
+from test_video import error, ffmpeg, lossless, picture, turned
 
 from vidm.data.extract import extract
 from vidm.data.recipes import centre_crop_bilinear, lanczos_then_crop
@@ -179,16 +179,14 @@ def test_lanczos_then_crop_is_pillows(tmp_path):
 def test_recipes_see_the_decoded_picture(tmp_path, resize):
     """Upright, with square pixels, at its own size, every stride-th frame."""
     frames = picture(9, 32, 48)
-    path = lossless(tmp_path / "a.mkv", frames)
+    path = lossless(tmp_path / "a.mp4", frames, "libx264rgb", "rgb24", qp=0)
     recipe = {"centre-crop bilinear": centre_crop_bilinear, "lanczos then crop": lanczos_then_crop}[resize]
     found = decode(path, 16, stride=2, resize=resize)
     np.testing.assert_array_equal(found, np.stack([recipe(f, 16) for f in frames[::2]]))
     # Shrunk by two, they are not the default's pixels: the choice matters.
     assert not np.array_equal(found, decode(path, 16, stride=2))
-    turned = tmp_path / "turned.mkv"
-    ffmpeg("-display_rotation", "90", "-i", path, "-c", "copy", turned)
-    upright = np.rot90(frames, 1, axes=(1, 2))
-    np.testing.assert_array_equal(decode(turned, 16, resize=resize), np.stack([recipe(f, 16) for f in upright]))
+    found = decode(turned(path, tmp_path / "turned.mp4"), 16, resize=resize)
+    np.testing.assert_array_equal(found, np.stack([recipe(f, 16) for f in np.rot90(frames, 1, axes=(1, 2))]))
 
 
 @pytest.fixture(scope="session")
