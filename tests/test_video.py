@@ -7,12 +7,17 @@ import struct
 import subprocess
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
 
+from vidm.config import Dataset
+from vidm.data.decoding import ffmpeg_version
+from vidm.data.extract import extract
 from vidm.data.probing import probe_pictures
 from vidm.data.video import VideoError, decode, encode, ffmpeg_program, probe
+from vidm.errors import InputError
 
 
 def picture(frames=8, height=48, width=64):
@@ -54,6 +59,64 @@ def turned(source, path):
 
 def error(a, b):
     return np.abs(a.astype(float) - b.astype(float)).mean()
+
+
+@pytest.fixture
+def in_path(tmp_path, monkeypatch):
+    """Puts a program of this text first in PATH, as ffmpeg."""
+
+    def put(text):
+        program = tmp_path / "bin" / "ffmpeg"
+        program.parent.mkdir()
+        program.write_text(text)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+        forget()
+        return program
+
+    def forget():
+        ffmpeg_program.cache_clear()
+        ffmpeg_version.cache_clear()
+
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    yield put
+    forget()
+
+
+def says(version):
+    return f"#!/bin/sh\necho 'ffmpeg version {version} Copyright (c) 2000-2022 the FFmpeg developers'\n"
+
+
+@pytest.mark.parametrize("version", ["5.1.9-0+deb12u1", "6.1.1-3ubuntu5", "7.0.2-static", "n8.0", "10.0"])
+def test_the_systems_ffmpeg_is_taken_from_5_1_on(in_path, version):
+    program = in_path(says(version))
+    assert (ffmpeg_program(), ffmpeg_version()) == (str(program), f"ffmpeg version {version}")
+
+
+OTHERS = {
+    "Ubuntu 22.04's": says("4.4.2-0ubuntu0.22.04.1"),
+    "5.0": says("5.0.1"),
+    "without a number": says("N-109542-g8f2b1c1"),
+    "without its libraries": "#!/bin/sh\nexit 127\n",
+    "no program": "of another CPU",
+}
+
+
+@pytest.mark.parametrize("text", OTHERS.values(), ids=OTHERS.keys())
+def test_another_ffmpeg_of_the_system_is_passed_over(tmp_path, in_path, text):
+    path = lossless(tmp_path / "a.mkv", picture(3, 32, 32))
+    in_path(text)
+    np.testing.assert_array_equal(decode(path, 32), picture(3, 32, 32))
+    assert ffmpeg_program() == imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def test_without_a_new_ffmpeg_no_file_is_called_damaged(tmp_path, in_path, monkeypatch):
+    """Where imageio-ffmpeg brings none, it names the one in PATH, or what its variable says."""
+    (tmp_path / "raw").mkdir()
+    lossless(tmp_path / "raw" / "a.mkv", picture(20, 16, 16))
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(in_path(says("4.4.2"))))
+    with pytest.raises(InputError, match=r"no ffmpeg from 5\.1 on"):
+        extract(tmp_path / "raw", tmp_path / "s.h5", Dataset(raw="data/raw/x", resolution=16))
 
 
 def test_encode_keeps_the_picture_and_its_bytes(tmp_path):

@@ -33,6 +33,7 @@ import numpy as np
 from vidm.data.layouts import frame_files
 from vidm.data.probing import LOCAL, PICTURES, Probe, VideoError, first_picture
 from vidm.data.recipes import RECIPES
+from vidm.errors import InputError
 
 # A decoder that says this has painted over a hole. Other complaints (a short file, say) leave whole frames.
 DAMAGE = re.compile(r"error|invalid|damaged|corrupt|missing picture", re.I)
@@ -40,6 +41,7 @@ ADDRESS = re.compile(r"\[[^][]* @ 0x[0-9a-f]+\]\s*")
 HERE = "file:input"  # stands for the name until the command is made
 KERNELS = ("area", "bilinear", "bicubic", "lanczos")
 EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+OLDEST = (5, 1)  # has -fps_mode
 # EXIF's orientations as ffmpeg's filters; 1 is upright.
 TURNS = {
     2: ["hflip"],
@@ -54,23 +56,38 @@ TURNS = {
 
 @cache
 def ffmpeg_program() -> str:
-    """The system's ffmpeg where it is new enough (5.1, for -fps_mode), else the one of imageio-ffmpeg."""
+    """The system's ffmpeg where it is new enough, else the one of imageio-ffmpeg. Raises InputError: neither is."""
     import imageio_ffmpeg
 
     system = shutil.which("ffmpeg")
-    if system:
-        text = subprocess.run([system, "-version"], capture_output=True, text=True, check=False).stdout
-        version = re.match(r"ffmpeg version n?(\d+)\.(\d+)", text)
-        if version and (int(version[1]), int(version[2])) >= (5, 1):
-            return system
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    if system and (_release(system) or (0, 0)) >= OLDEST:
+        return system
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()  # where its wheel brings none, the system's again
+    except RuntimeError:
+        program = None
+    if program is None or (_release(program) or OLDEST) < OLDEST:
+        raise InputError("no ffmpeg from 5.1 on, neither in PATH nor imageio-ffmpeg's; install one to decode videos")
+    return program
 
 
 @cache
 def ffmpeg_version() -> str:
     """What decodes: part of what frames depend on."""
-    text = subprocess.run([ffmpeg_program(), "-version"], capture_output=True, text=True, check=False).stdout
-    return text.split("\n", 1)[0].split(" Copyright")[0]
+    return _said(ffmpeg_program()).split("\n", 1)[0].split(" Copyright")[0]
+
+
+def _release(program: str) -> tuple[int, int] | None:
+    """(5, 1), say. None: a build between releases, which has no number, or a program that doesn't run."""
+    try:
+        found = re.match(r"ffmpeg version n?(\d+)\.(\d+)", _said(program))
+    except OSError:
+        return None
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _said(program: str) -> str:
+    return subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stdout
 
 
 def decode(
