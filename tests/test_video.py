@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vidm.config import Dataset
-from vidm.data.decoding import ffmpeg_version
+from vidm.data.decoding import TEXTS, ffmpeg_version
 from vidm.data.extract import extract
 from vidm.data.probing import probe_pictures
 from vidm.data.video import VideoError, decode, encode, ffmpeg_program, probe
@@ -40,7 +40,8 @@ def lossless(path, frames, codec="ffv1", pix_fmt="bgr0", **options):
 
 
 def ffmpeg(*arguments):
-    subprocess.run([ffmpeg_program(), "-nostdin", "-loglevel", "error", *map(os.fspath, arguments)], check=True)
+    command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", *map(os.fspath, arguments)]
+    subprocess.run(command, env=os.environ | TEXTS, check=True)
 
 
 def turned(source, path):

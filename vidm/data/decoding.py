@@ -42,6 +42,8 @@ HERE = "file:input"  # stands for the name until the command is made
 KERNELS = ("area", "bilinear", "bicubic", "lanczos")
 EXACT = "accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 OLDEST = (5, 1)  # has -fps_mode
+# Names of programmes in an MPEG-TS are texts to convert, by modules of glibc that crash a static build: none, then.
+TEXTS = {"GCONV_PATH": os.devnull}
 # EXIF's orientations as ffmpeg's filters; 1 is upright.
 TURNS = {
     2: ["hflip"],
@@ -237,7 +239,8 @@ def _run(
     command = [name if word == HERE else word for word in command]
     with tempfile.TemporaryFile() as log:
         stdin = subprocess.DEVNULL if files is None else subprocess.PIPE
-        with subprocess.Popen(command, stdin=stdin, stdout=stdout or subprocess.PIPE, stderr=log) as process:
+        pipes = {"stdin": stdin, "stdout": stdout or subprocess.PIPE, "stderr": log}
+        with subprocess.Popen(command, env=os.environ | TEXTS, **pipes) as process:
             feeder = None if files is None else Thread(target=_feed, args=(files, process.stdin), daemon=True)
             try:
                 if feeder:
