@@ -8,9 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from vidm import cli, config
+from vidm.data.decoding import ffmpeg_program, ffmpeg_version
 from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.machine import cores
+
+
+def pytest_report_header() -> str:
+    """Which ffmpeg the package takes, and with it the tests."""
+    try:
+        return f"{ffmpeg_version()}: {ffmpeg_program()}"
+    except InputError as error:
+        return str(error)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
