@@ -13,7 +13,6 @@ from vidm.data.store import StoreWriter
 from vidm.errors import InputError
 from vidm.metrics import fvd, report, sources
 from vidm.metrics.clipset import cut
-from vidm.metrics.features import motion
 from vidm.metrics.i3d import I3D
 from vidm.metrics.kept import Kept
 from vidm.metrics.measurement import Extras, Measurement, Plan, over_seeds
@@ -85,6 +84,7 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     assert found["checkpoints"] == CHECKPOINTS and found["sampling"] == SAMPLING
     assert found["comparable_with_paper"] is False
     assert found["too_short"] == {"real": 1, "held": 0, "fake": 0}
+    assert {len(ratios) for ratios in found["over_time"].values()} == {16}
     said = " ".join(found["warnings"])
     assert "rank-deficient" in said and "embedded sky" in said and "1 videos of real are shorter" in said
     assert "given" not in said
@@ -105,10 +105,13 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     for name, clips in (("test", held_out), ("samples", fake)):
         steps = np.abs(np.diff(clips.astype(float), axis=1)).mean()
         assert found["motion"][name] == pytest.approx(steps, rel=1e-12)
+    steps = [np.abs(np.diff(clips.astype(float), axis=1)).mean((0, 2, 3, 4)) for clips in (fake, held_out)]
+    assert found["over_time"]["motion"][0] is None
+    assert found["over_time"]["motion"][1:] == pytest.approx((steps[0] / steps[1]).tolist(), rel=1e-12)
 
     # A second one reads what does not depend on the model, and says the same to the byte.
     kept = sorted((project / "runs" / "features").iterdir())
-    assert len(kept) == 9  # features of 3 sets and of 4 baselines' clips, and the motion of 2
+    assert len(kept) == 9  # features of 3 sets and of 4 baselines' clips, and 2 over time
     before = [p.stat().st_mtime_ns for p in kept]
     report.evaluate(params, "tiny", frames, samples, project / "two.json", pairs=picture)
     assert (project / "two.json").read_bytes() == (project / "one.json").read_bytes()
@@ -138,7 +141,7 @@ def test_the_leak_check_is_against_train_whatever_split_is_real(detector, params
     with report.FrameStore(frames) as store:
         copy = store.read(5)
         test = cut(sources.from_store(store, "test"), rules)
-        step = np.mean([motion(test.read(k)) for k in range(2)])
+        step = np.mean([np.abs(np.diff(test.read(k).astype(float), axis=0)).mean() for k in range(2)])
     write_samples(project / "copies.h5", count=2, clips=[copy, copy ^ 1], given={"frames": 4, "sha256": "c" * 64})
 
     def evaluated(among):
@@ -187,13 +190,6 @@ def test_samples_of_several_seeds(detector, params, project):
 def test_a_read_only_folder_is_no_fault(tmp_path):
     (tmp_path / "runs").mkdir(mode=0o500)
     Kept({}, tmp_path / "runs" / "features").write({"a": np.zeros(1)})
-
-
-def test_motion_is_the_mean_step():
-    clip = np.zeros((3, 2, 2, 3), np.uint8)
-    clip[1] = 250  # up by 250, down by 240: uint8 would wrap
-    clip[2] = 10
-    assert motion(clip) == pytest.approx((250 + 240) / 2)
 
 
 def test_samples_that_don_t_fit_are_refused(params, project, detector):

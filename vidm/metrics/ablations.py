@@ -66,7 +66,8 @@ def gather(params: Params, experiment: str, results: Path, out: Path, partial: b
         "detector": first["detector"],
         "training": {part: facts["step"] for part, facts in first["checkpoints"].items()},
         "sampling": {key: first["sampling"].get(key) for key in ("sampler", "steps", "frames", "time_grid")},
-        "warnings": list(dict.fromkeys(text for _, part in _parts(first) for text in part["warnings"])),
+        # How a row looks over time is its own; a warning of all rows is one of the table.
+        "warnings": [text for text in _warnings(first) if all(text in _warnings(r) for r in reports.values())],
     }
     provenance.write(out, found)
     return "\n".join(_markdown(found))
@@ -165,6 +166,10 @@ def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         key = f"fvd{part['protocol']['frames']}"
         found[f"{key} {part['protocol']['name']}" if key in found else key] = part
     return list(found.items())
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(text for _, part in _parts(report) for text in part["warnings"]))
 
 
 def _values(reports: list[dict[str, Any]]) -> dict[str, list[float]]:

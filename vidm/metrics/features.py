@@ -153,25 +153,6 @@ class Chances(Series):
         return self.model(x).double().softmax(1).cpu().numpy()
 
 
-class Motion(Series):
-    """Mean |x_n - x_(n-1)| of each clip, over frames, pixels and channels: (N,) grey levels, 0..255."""
-
-    cost = 0.0
-    facts = {"series": "motion"}  # noqa: RUF012 - never changed
-
-    def __init__(self) -> None:
-        super().__init__(1)
-
-    def _compute(self, windows: tuple[np.ndarray, ...]) -> np.ndarray:
-        return np.array([motion(window) for window in windows])
-
-
-def motion(clip: np.ndarray) -> float:
-    """Mean |x_n - x_(n-1)| of a clip (T,H,W,3) uint8: grey levels."""
-    steps = np.abs(clip[1:].astype(np.int16) - clip[:-1].astype(np.int16))
-    return float(steps.mean()) if len(steps) else 0.0
-
-
 @dataclass
 class Job:
     """A series over some windows of a set. `result` is there after `one_pass`: a row for each of `rows`."""

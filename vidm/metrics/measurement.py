@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from vidm.errors import InputError
-from vidm.metrics import frechet, kernel, sources, statistics
+from vidm.metrics import frechet, kernel, over_time, sources, statistics
 from vidm.metrics.clipset import ClipSet, cut, drawn, held_out
-from vidm.metrics.features import Chances, Job, Logits, Motion, Pooled, Series, look_up, one_pass
+from vidm.metrics.features import Chances, Job, Logits, Pooled, Series, look_up, one_pass
 from vidm.metrics.i3d import CLASSES, I3D
 from vidm.metrics.inception import DIMENSIONS, Inception
 from vidm.metrics.inception_score import inception_score
+from vidm.metrics.over_time import OverTime
 from vidm.progress import bar
 from vidm.protocols import Protocol
 
@@ -83,7 +84,8 @@ class Measurement:
 
     held: real clips that are not among `real`; without them, n windows of `real` of clips that are not measured, where
     there are so many.
-    test: the test split, whichever is real, for its motion and the leak check; without one, motion is of `held`.
+    test: the test split, whichever is real, for how it looks over time and the leak check; without one, the former is
+    that of `held`.
     whole: features of every window of `real`, not only of those that the distance takes.
     """
 
@@ -110,23 +112,23 @@ class Measurement:
             self.held = real if len(self.held_rows) == n else None
         self.test = (test, held_out(test, n)) if test else None
         rows = [range(len(real))] if whole else [r for r, _ in self.trials]
-        self.real = self._logits(real, sorted(set().union(*rows)))
-        self.fake = self._logits(fake, sorted(set().union(*(f for _, f in self.trials))))
+        self.real = self.logits(real, sorted(set().union(*rows)))
+        self.fake = self.logits(fake, sorted(set().union(*(f for _, f in self.trials))))
         self.others: dict[str, Job] = {}
-        self.motions = {"samples": plan.job(fake, first_fake, Motion())}
+        self.frame_by_frame = {"samples": self.each_frame(fake, first_fake)}
         if self.held is not None and (extras.baselines or "held" in sets):
-            self.others["floor"] = self._logits(self.held, self.held_rows)
+            self.others["floor"] = self.logits(self.held, self.held_rows)
         if moving := self.test or ((self.held, self.held_rows) if "floor" in self.others else None):
-            self.motions["test"] = plan.job(*moving, Motion())
+            self.frame_by_frame["test"] = self.each_frame(*moving)
         if extras.baselines:
             if "floor" in self.others:
-                self.others["static"] = self._logits(self.held, self.held_rows, "static")
+                self.others["static"] = self.logits(self.held, self.held_rows, "static")
                 if extras.shuffled:
-                    self.others["shuffled"] = self._logits(self.held, self.held_rows, "shuffled")
+                    self.others["shuffled"] = self.logits(self.held, self.held_rows, "shuffled")
             if extras.self_static:
-                self.others["self_static"] = self._logits(fake, first_fake, "static")
+                self.others["self_static"] = self.logits(fake, first_fake, "static")
             noise = cut(sources.noise(n, rules.span, real.source.size, NOISE_SEED), rules)
-            self.others["noise"] = self._logits(noise, list(range(n)))
+            self.others["noise"] = self.logits(noise, list(range(n)))
         three = {"real": (real, first_real), "fake": (fake, first_fake)}
         three |= {"held": (self.held, self.held_rows)} if "floor" in self.others else {}
         self.frames, self.chances = {}, {}
@@ -138,8 +140,11 @@ class Measurement:
                 chances = Chances(*extras.classifier[:2], rules.frames, plan.device)
                 self.chances[name] = plan.job(*where, chances)
 
-    def _logits(self, clips: ClipSet, rows: list[int], kind: str = "as they are") -> Job:
+    def logits(self, clips: ClipSet, rows: list[int], kind: str = "as they are") -> Job:
         return self.plan.job(clips, rows, Logits(self.model, self.rules, kind))
+
+    def each_frame(self, clips: ClipSet, rows: list[int]) -> Job:
+        return self.plan.job(clips, rows, OverTime(self.rules.frames, self.plan.device))
 
     def leak(self, train: ClipSet, whole: bool) -> tuple[Job, Job | None]:
         """Jobs of the leak check: windows of the train split, all or as many as the distance takes; of the test split.
@@ -147,7 +152,7 @@ class Measurement:
         Raises InputError below 2 of them.
         """
         rows = range(len(train)) if whole else set().union(*drawn(train, common({"train": train}, self.n)))
-        return self._logits(train, sorted(rows)), self._logits(*self.test) if self.test else None
+        return self.logits(train, sorted(rows)), self.logits(*self.test) if self.test else None
 
     def _clips(self) -> list[list[int]]:
         """The clip of each window of the first trial, on both sides."""
@@ -160,7 +165,7 @@ class Measurement:
 
     def report(self) -> dict[str, Any]:
         """The part of a report that depends on the protocol."""
-        pairs = [(_rows(self.real, r), _rows(self.fake, f)) for r, f in self.trials]
+        pairs = [(rows_of(self.real, r), rows_of(self.fake, f)) for r, f in self.trials]
         real, fake = pairs[0]
         trials = statistics.spread([self.of(*pair) for pair in pairs])
         against = {name: job.result for name, job in self.others.items()}
@@ -174,12 +179,16 @@ class Measurement:
             "kvd": kernel.mmd2(real, fake),
             "baselines": {name: self.of(real, other) for name, other in against.items()},
             "held_out": self.held.source.split if "floor" in against else None,
-            "motion": {name: float(job.result.mean()) for name, job in self.motions.items()},
+            "motion": {name: over_time.motion(job.result) for name, job in self.frame_by_frame.items()},
             "too_short": {name: clips.short for name, clips in self.sets.items()},
             "detector": {"name": self.rules.detector, "sha256": self.model.sha256, "precision": self.model.precision},
             "input": {"dtype": "uint8", "rounding": "frames are uint8 when read; none after the resize"},
             "warnings": self.cautions(),
         }
+        if "test" in self.frame_by_frame:
+            found["over_time"] = over_time.ratios(*(self.frame_by_frame[k].result for k in ("samples", "test")))
+            others = "the test clips" if self.test else "the real videos held out"
+            found["warnings"] += over_time.cautions(found["over_time"], others)
         if "floor" in against:
             found["kvd_floor"] = kernel.mmd2(real, against["floor"])
         return found | self._frame_metrics() | self._score()
@@ -300,7 +309,7 @@ def common(sets: dict[str, ClipSet], asked: int) -> int:
     return n
 
 
-def _rows(job: Job, rows: list[int]) -> np.ndarray:
+def rows_of(job: Job, rows: list[int]) -> np.ndarray:
     """A job's results for these windows, all of them among its own."""
     place = {k: row for row, k in enumerate(job.rows)}
     return job.result[[place[k] for k in rows]]
