@@ -457,7 +457,7 @@ def test_facts_that_came_later_are_written_where_they_are_said():
     """As params of rules they would sample again, or measure again, what is there."""
     e = config.resolve(small()).experiment("sky")
     assert not {"seeds", "frames", "time_grid"} & e.sampling.model_dump(mode="json").keys()
-    assert "self_static" not in e.metrics.model_dump(mode="json")
+    assert not {"self_static", "motion_only"} & e.metrics.model_dump(mode="json").keys()
 
 
 @pytest.mark.parametrize(
@@ -472,6 +472,7 @@ def test_facts_that_came_later_are_written_where_they_are_said():
         ("frames", 8, "protocols.0: windows of 'styleganv' span 16 frames, and its videos have 8"),
         ("sampling/videos", 1, "sampling.videos: 1 video has no covariance, and so no FVD; nearest: 2"),
         ("metrics/videos", 1, "metrics.videos: 1 video"),
+        ("metrics/motion_only", 1, "metrics.motion_only: 1 video"),
     ],
 )
 def test_what_can_t_be_measured_may_be_trained(key, value, said):

@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from vidm import config, machine
-from vidm.data.store import StoreWriter
+from vidm.data.store import FrameStore, StoreWriter, first_frames_hash
 from vidm.errors import InputError
 from vidm.metrics import fvd, report, sources
 from vidm.metrics.clipset import cut
@@ -46,17 +47,17 @@ def write_samples(path, seed=1, count=3, frames=16, seeds=SAMPLING["seeds"], cli
     return write_store(path, [frames] * count, ["generated"] * count, seed, "generated", attributes, clips)
 
 
+SMALL = {"network": {"channels": 32, "multipliers": [1, 2], "attention": [], "head_channels": 32}}
+DOCUMENT = {
+    "model_version": 1,
+    "datasets": {"sky": {"raw": "data/raw/sky", "resolution": SIDE}},
+    "experiments": {"tiny": {"dataset": "sky", "content": SMALL, "motion": SMALL, "metrics": {"videos": 2}}},
+}
+
+
 @pytest.fixture
 def params():
-    small = {"network": {"channels": 32, "multipliers": [1, 2], "attention": [], "head_channels": 32}}
-    experiment = {"dataset": "sky", "content": small, "motion": small, "metrics": {"videos": 2}}
-    return config.resolve(
-        {
-            "model_version": 1,
-            "datasets": {"sky": {"raw": "data/raw/sky", "resolution": SIDE}},
-            "experiments": {"tiny": experiment},
-        }
-    )
+    return config.resolve(DOCUMENT)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_an_evaluation_from_end_to_end(detector, params, project):
     assert found["checkpoints"] == CHECKPOINTS and found["sampling"] == SAMPLING
     assert found["comparable_with_paper"] is False
     assert found["too_short"] == {"real": 1, "held": 0, "fake": 0}
-    assert {len(ratios) for ratios in found["over_time"].values()} == {16}
+    assert "motion_only" not in found and {len(ratios) for ratios in found["over_time"].values()} == {16}
     said = " ".join(found["warnings"])
     assert "rank-deficient" in said and "embedded sky" in said and "1 videos of real are shorter" in said
     assert "given" not in said
@@ -158,6 +159,81 @@ def test_the_leak_check_is_against_train_whatever_split_is_real(detector, params
     real = f"{held} clips" if held else "real videos held out"
     assert re.search(rf"^static .* {real}, first frame repeated$", text, re.M)
     assert evaluated("measured")[0]["nearest"]["among"] == 2
+
+
+@pytest.fixture
+def begun(tmp_path, vidm):
+    """`vidm evaluate` in a project whose first test clip is shorter than a window; call it with other given clips."""
+    write_store(
+        tmp_path / "frames.h5", [20, 12, 18, 17, 20, 16], ["train", "test", "train", "test", "test", "train"], 0
+    )
+    write_samples(tmp_path / "samples.h5")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(DOCUMENT), encoding="utf-8")
+    with FrameStore(tmp_path / "frames.h5") as store:
+        clips = [store.read(k, 0, min(16, store.length(k))) for k in store.indices("test")]
+        sha256 = first_frames_hash(1, [store.hashes[k] for k in store.indices("test")])
+    clips[0] = np.full((16, SIDE, SIDE, 3), 255, np.uint8)  # what was made of the short one is not measured
+
+    def run(change=lambda clip: clip, checkpoints=CHECKPOINTS, **more):
+        changed = [change(clip) for clip in clips]
+        sampling = SAMPLING | {"given": {"frames": 1, "sha256": sha256}} | more
+        sampling = {key: value for key, value in sampling.items() if value is not None}
+        notes = {"checkpoints": {"motion": checkpoints["motion"]}, "sampling": sampling, "experiment": "tiny"}
+        notes = {key: json.dumps(value) for key, value in notes.items()}
+        write_store(tmp_path / "given.h5", [16] * 3, ["generated"] * 3, 0, "generated", notes, changed)
+        stores = ("--frames", "frames.h5", "--samples", "samples.h5", "--given", "given.h5")
+        ended = vidm("evaluate", "tiny", "--params", "params.yaml", *stores, "--out", "out.json", cwd=tmp_path)
+        found = tmp_path / "out.json"
+        return ended, json.loads(found.read_text(encoding="utf-8")) if found.exists() else None
+
+    run.sha256 = sha256
+    return run
+
+
+def test_motion_by_itself(detector, begun):
+    """Test clips in the place of the given ones are the floor; those that stand still are the static ones."""
+    ended, found = begun()
+    assert ended.returncode == 0, ended.stderr
+    apart = found["motion_only"]
+    assert set(apart) == {"n", "fvd", "static", "floor", "over_time", "given"}
+    assert apart["n"] == found["n"] == 2 and apart["given"] == {"frames": 1, "sha256": begun.sha256}
+    assert apart["fvd"] == pytest.approx(apart["floor"], rel=1e-6) and apart["static"] > apart["floor"]
+    assert apart["over_time"] == dict.fromkeys(("sharpness", "contrast", "mean"), [1.0] * 16) | {
+        "motion": [None, *[1.0] * 15]
+    }
+    assert not any("first frames given" in text for text in found["warnings"])
+    for name, value in (("", apart["fvd"]), (".static", apart["static"]), (".floor", apart["floor"])):
+        assert re.search(rf"^motion_only{re.escape(name)} +{value:.2f} ", ended.stdout, re.M)
+    assert re.search(r"^frame 15 over that of test clips: sharpness \d", ended.stdout, re.M)
+    assert "real first frames given, frame 15 over that of test clips: sharpness 1.00, contrast 1.00" in ended.stdout
+    compared = report.compare("out.json", "out.json")
+    assert re.search(r"^motion_only\.floor +\S+ +\S+$", compared, re.M) and "contrast of frame 15" in compared
+
+    ended, found = begun(lambda clip: np.repeat(clip[:1], 16, 0) // 2)
+    apart = found["motion_only"]
+    assert apart["over_time"]["motion"] == [None, *[0.0] * 15]
+    said = "with real first frames given, motion of frame 15 is 0.00 of that of the test clips"
+    assert said in found["warnings"] and f"note: {said}" in ended.stdout
+    _, found = begun(lambda clip: np.repeat(clip[:1], 16, 0))
+    assert found["motion_only"]["fvd"] == pytest.approx(apart["static"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"given": None}, "given.h5: its videos do not begin with given frames; make it again by vidm sample --first "),
+        ({"given": {"frames": 1, "sha256": "0" * 64}}, "its first frames are not those of the test clips of frames.h5"),
+        (
+            {"checkpoints": CHECKPOINTS | {"motion": {"sha256": "c" * 64, "step": 5, "ema": 0.99}}},
+            "given.h5: its motion network is cccccccccccc, that of samples.h5 is bbbbbbbbbbbb; make it again",
+        ),
+        ({"steps": 9, "motions": 2}, "given.h5: sampled with another motions, steps than samples.h5; make it again"),
+    ],
+)
+def test_given_videos_of_something_else_are_refused(begun, change, said):
+    ended, found = begun(**change)
+    assert ended.returncode == 2 and found is None
+    assert said in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_samples_of_several_seeds(detector, params, project):

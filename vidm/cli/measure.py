@@ -67,6 +67,9 @@ def evaluate(
     nearest: Annotated[Path | None, typer.Option(help="PNG of samples beside their nearest training clips")] = None,
     detector: Annotated[Path | None, typer.Option(help="I3D weights; default: fetched")] = None,
     inception: Annotated[Path | None, typer.Option(help="Inception weights, for FID; default: fetched")] = None,
+    given: Annotated[
+        Path | None, typer.Option(help="samples.h5 of vidm sample --first FRAMES, for motion_only: motion by itself")
+    ] = None,
     params: Params = PARAMS,
 ):
     """An experiment's report: FVD by its protocols, baselines, motion, leak check, provenance."""
@@ -75,7 +78,7 @@ def evaluate(
     from vidm.metrics import report
 
     facts = config.load(params)
-    print(report.evaluate(facts, experiment, frames, samples, out, detector, inception, pairs=nearest))
+    print(report.evaluate(facts, experiment, frames, samples, out, detector, inception, nearest, given))
 
 
 @app.command(epilog="Example: vidm compare results/sky_fvd.json results/sky-paper_fvd.json")

@@ -32,6 +32,7 @@ def sample(
     further: Annotated[Path | None, typer.Option("--continue", help="a store whose clips go on")] = None,
     motions: Annotated[int, typer.Option(min=1, help="videos of each first frame, with their own motion")] = 1,
     videos: Annotated[int | None, typer.Option(min=1, help="how many; default: the experiment's")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="so many, or fewer where first frames give fewer")] = None,
     frames: Annotated[int | None, typer.Option(min=2, help="of each video; default: the experiment's")] = None,
     time_grid: Annotated[
         TimeGrid | None, typer.Option(help="frames beyond the trained grid: like its last, or the grid spread over all")
@@ -72,7 +73,7 @@ def sample(
         raise InputError(f"{out}: a shard is no moving picture; give a folder")
     wish = plan.Wish(
         videos=videos,
-        most=picture.VIDEOS if moving else None,
+        most=most or (picture.VIDEOS if moving else None),
         seed=seed,
         frames=frames,
         beyond=time_grid.value if time_grid else None,

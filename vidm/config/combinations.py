@@ -71,16 +71,17 @@ def check(experiment: Experiment, params: Params) -> None:
 
 def check_measurable(experiment: Experiment, params: Params) -> None:
     """Before hours of training for a distance that none of its videos can have. Raises ConfigError."""
-    where, sampling = f"experiments.{experiment.name}", experiment.sampling
+    where, sampling, metrics = f"experiments.{experiment.name}", experiment.sampling, experiment.metrics
     frames, videos = sampling.frames or experiment.frames, sampling.videos
     known = {**PROTOCOLS, **params.protocols}
-    for k, name in enumerate(experiment.metrics.protocols):
+    for k, name in enumerate(metrics.protocols):
         if known[name].span > frames:
             raise ConfigError(
                 f"{where}.metrics.protocols.{k}: windows of '{name}' span {known[name].span} frames, and its videos "
                 f"have {frames} (sampling.frames, or frames); take another one, or sample longer videos"
             )
-    for key, count in (("sampling.videos", videos), ("metrics.videos", experiment.metrics.videos)):
+    counts = {"sampling.videos": videos, "metrics.videos": metrics.videos, "metrics.motion_only": metrics.motion_only}
+    for key, count in counts.items():
         if count == 1:
             raise ConfigError(f"{where}.{key}: 1 video has no covariance, and so no FVD; nearest: 2")
 

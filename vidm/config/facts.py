@@ -331,6 +331,11 @@ class Metrics(Facts):
     nearest_among: Literal["all", "measured"] = Field(
         "all", description="every training clip, or only as many as the distance takes"
     )
+    motion_only: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="so many videos are sampled from real first frames and measured, to see motion by itself; 0: none",
+        exclude_if=_no,
+    )
     fid_frames: Annotated[int, Field(ge=0)] = Field(0, description="frames of each clip for FID and KID; 0: none")
     classifier: str | None = Field(
         None, description="for the Inception score: a TorchScript file, clip (B,3,T,H,W) in [-1,1] -> class logits"

@@ -66,6 +66,11 @@ def content_hash(hashes: list[str], splits: list[str], strides: list[int]) -> st
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def first_frames_hash(frames: int, hashes: list[str]) -> str:
+    """sha256 (hex) of the first so many frames of each of some clips, in this order, by the clips' hashes."""
+    return hashlib.sha256("\n".join([str(frames), *hashes]).encode()).hexdigest()
+
+
 class StoreWriter:
     """Write a frame store: a context manager; the file appears under its name only at a clean exit.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vidm.errors import InputError
+from vidm.metrics import over_time
 from vidm.metrics.statistics import METRICS, of_report
-from vidm.metrics.summary import columns, number
+from vidm.metrics.summary import changes, columns, number
 
 
 def compare(a: Path, b: Path, force: bool = False) -> str:
@@ -61,6 +62,11 @@ def _values(report: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for group in ("baselines", "motion"):
         for key, value in report.get(group, {}).items():
             yield f"{group}.{key}", means["motion"] if key == "samples" else value
+    for key in ("n", "fvd", "static", "floor") if "motion_only" in report else ():
+        yield f"motion_only.{key}", report["motion_only"][key]
+    for begin, found in changes(report):
+        frame, ends = over_time.last(found)
+        yield from ((f"{begin}{kind} of frame {frame}", ratio) for kind, ratio in ends.items())
     for group in ("fid", "kid", "inception_score"):
         if group in report:
             yield group, means[group] if group in means else report[group]["mean"]

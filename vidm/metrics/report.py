@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from vidm.config import Params, unlike_paper
 from vidm.data.store import FrameStore
 from vidm.errors import InputError
 from vidm.files import check_file
-from vidm.metrics import clipset, nearest, provenance, sources
+from vidm.metrics import clipset, motion_only, nearest, over_time, provenance, sources
 from vidm.metrics.compare import compare
 from vidm.metrics.i3d import I3D, load_i3d
 from vidm.metrics.inception import load_inception
 from vidm.metrics.inception_score import checked, load_classifier
 from vidm.metrics.kept import FOLDER
 from vidm.metrics.measurement import Extras, Measurement, Plan, over_seeds
+from vidm.metrics.motion_only import MotionOnly
 from vidm.metrics.protocol import preprocess
 from vidm.metrics.sources import Source
 from vidm.metrics.summary import summary
@@ -160,16 +162,17 @@ def evaluate(
     detector: Path | None = None,
     inception: Path | None = None,
     pairs: Path | None = None,
+    given: Path | None = None,
 ) -> str:
     """Write an experiment's report to `out` (JSON) and return its summary; the leak check's picture to `pairs` (PNG).
 
     Real are windows of the train split of the store `frames` (unless the protocol says otherwise), fakes those of
     `samples`, the store that `vidm sample` wrote. Of longer samples the first frames are measured: by a time grid that
     is clamped, what the model makes when it is asked for so many. Of several seeds the value is their mean. The report
-    has the value by the experiment's first protocol, its baselines, the motion of samples and test clips, and where
-    everything comes from; under `also`, the same by each further protocol, measured in the same pass. The same input
-    gives the same file. `comparable_with_paper` is false: a program can't know that data and split are the paper's.
-    Raises InputError.
+    has the value by the experiment's first protocol, its baselines, how samples and test clips change over time, and
+    where everything comes from; under `also`, the same by each further protocol, measured in the same pass. given: a
+    store of videos that go on from the first frames of the test clips, for `motion_only`. The same input gives the same
+    file. `comparable_with_paper` is false: a program can't know that data and split are the paper's. Raises InputError.
     """
     e = params.experiment(experiment)
     for path in (out, pairs):
@@ -177,8 +180,12 @@ def evaluate(
             check_file(Path(path))
     facts, device = e.metrics, machine.prepare(e.seed)
     rules = [find(name, params.protocols) for name in facts.protocols]
-    made = provenance.made_by(samples, e.name)
-    with FrameStore(frames) as data, FrameStore(samples) as generated:
+    made, begun = provenance.made_by(samples, e.name), given and provenance.made_by(given, e.name)
+    with (
+        FrameStore(frames) as data,
+        FrameStore(samples) as generated,
+        FrameStore(given) if given else nullcontext() as further,
+    ):
         resolution = params.dataset(e.dataset).resolution
         if data.resolution != resolution:
             raise InputError(
@@ -190,14 +197,16 @@ def evaluate(
                 f"{samples}: frames are {generated.shape[1]} x {generated.shape[0]}, those of {frames} are "
                 f"{data.shape[1]} x {data.shape[0]}; sample again"
             )
+        if given:
+            motion_only.check(given, begun, data, samples, made)
         models = _detectors(rules, device, path=detector)
         splits = {name: sources.from_store(data, name) for name in ("train", "test", "all")}
         fakes = sources.by_seed(sources.from_store(generated, None), made["sampling"].get("seeds", {}))
-        given = None if facts.classifier is None else Path(facts.classifier)
+        classifier = None if facts.classifier is None else Path(facts.classifier)
         alone = Extras(
             inception=load_inception(inception, device) if facts.fid_frames else None,
             frames_per_clip=facts.fid_frames,
-            classifier=_classifier(given, facts.classifier_sha256, device, rules[0], fakes[0]),
+            classifier=_classifier(classifier, facts.classifier_sha256, device, rules[0], fakes[0]),
         )
         against = {"baselines": True, "shuffled": facts.shuffled, "self_static": facts.self_static}
         plan, parts = Plan(device, FOLDER), []
@@ -219,12 +228,17 @@ def evaluate(
                 ]
             )
         first = parts[0][0]
+        apart = MotionOnly(first, data, splits, further, begun["sampling"]) if given else None
         if pairs is not None:
             # Copies are of training clips, whatever the distance is measured against.
             train, test = first.leak(clipset.cut(splits["train"], rules[0]), facts.nearest_among == "all")
         plan.run(f"{e.name} fvd")
         found = [[part.report() for part in each] for each in parts]
         reports = [each[0] | over_seeds(each) for each in found]
+        if apart:
+            reports[0]["motion_only"] = apart.report()
+            cautions = over_time.cautions(reports[0]["motion_only"]["over_time"])
+            reports[0]["warnings"] += [f"with real first frames given, {text}" for text in cautions]
         if pairs is not None:
             near, drawn = nearest.nearest(first.fake, train, test, facts.nearest)
             nearest.draw(pairs, first.fake, train, drawn, near)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vidm.metrics import over_time
 from vidm.metrics.statistics import of_report
 
 MEANING = {
@@ -20,8 +21,7 @@ def summary(report: dict[str, Any]) -> str:
     """A report as a small table: the value, what it can be read against, what it was made of, the warnings."""
     name = report.get("experiment", "fake")
     rows = [("", "FVD", ""), (name, number(report["fvd"]), trust(report))]
-    said = meaning(report)
-    rows += [(k, number(v), said.get(k, "")) for k, v in report.get("baselines", {}).items()]
+    rows += [(key, number(value), said) for key, value, said in beside(report)]
     lines = columns(rows, left=(0, 2))
     lines += further(report)
     p, data = report["protocol"], report["data"]
@@ -33,6 +33,18 @@ def summary(report: dict[str, Any]) -> str:
     for other in report.get("also", []):
         lines += ["", summary(other)]
     return "\n".join(lines)
+
+
+def beside(report: dict[str, Any]) -> Iterator[tuple[str, float, str]]:
+    """(name, FVD, what it is of) of all that the value can be read against."""
+    said = meaning(report)
+    for name, value in report.get("baselines", {}).items():
+        yield name, value, said.get(name, "")
+    if "motion_only" in report:
+        apart = report["motion_only"]
+        yield "motion_only", apart["fvd"], f"{apart['n']} videos that begin with real first frames"
+        yield "motion_only.static", apart["static"], "those first frames, repeated"
+        yield "motion_only.floor", apart["floor"], "the test clips of those first frames"
 
 
 def meaning(report: dict[str, Any]) -> dict[str, str]:
@@ -67,9 +79,13 @@ def _value(report: dict[str, Any], metric: str) -> str:
 
 def further(report: dict[str, Any]) -> Iterator[str]:
     motion = report.get("motion", {})
+    others = "test clips" if "experiment" in report else "real videos held out"
     if "test" in motion:
-        others = "test clips" if "experiment" in report else "real videos held out"
         yield f"motion: samples {_value(report, 'motion')}, {others} {motion['test']:.2f} grey levels a frame"
+    for begin, found in changes(report):
+        frame, ends = over_time.last(found)
+        ratios = ", ".join(f"{kind} {number(ratio)}" for kind, ratio in ends.items())
+        yield f"{begin}frame {frame} over that of {others}: {ratios}"
     curve = report.get("against_n")
     if curve:
         points = ", ".join(f"{n}: {number(v)}" for n, v in zip(curve["n"], curve["fvd"], strict=True))
@@ -98,6 +114,14 @@ def further(report: dict[str, Any]) -> Iterator[str]:
         yield f"nearest of {near['among']} training clips to {len(near['samples'])} samples{_first(report)}{least}"
     if "fast" in report:
         yield f"fast: bf16, logits {100 * report['fast']['relative_error_of_logits']:.2f} % off"
+
+
+def changes(report: dict[str, Any]) -> Iterator[tuple[str, over_time.Ratios]]:
+    """The `over_time` of a report, and that of its `motion_only`, each with the words before it."""
+    if "over_time" in report:
+        yield "", report["over_time"]
+    if "motion_only" in report:
+        yield "real first frames given, ", report["motion_only"]["over_time"]
 
 
 def number(value: Any) -> str:

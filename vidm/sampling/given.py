@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vidm.data.probing import VideoError, rgb
-from vidm.data.store import FrameStore, clip_hash
+from vidm.data.store import FrameStore, clip_hash, first_frames_hash
 from vidm.errors import InputError
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -37,7 +36,7 @@ class Given:
     @property
     def sha256(self) -> str:
         """Of all of them, in order."""
-        return hashlib.sha256("\n".join([str(self.frames), *self.hashes]).encode()).hexdigest()
+        return first_frames_hash(self.frames, self.hashes)
 
     def read(self, numbers: list[int]) -> np.ndarray:
         """(V, frames, S, S, 3) uint8."""

@@ -68,8 +68,7 @@ def distances(report: dict[str, Any]) -> Iterable[str]:
     """One protocol: the distance, what it can be read against, and what to mind."""
     p = report["protocol"]
     rows = [("samples", report["fvd"], summary.trust(report))]
-    said = summary.meaning(report)
-    rows += [(name, value, said.get(name, "")) for name, value in report["baselines"].items()]
+    rows += summary.beside(report)
     caption = f"{report['n']} videos each, {p['frames']} frames, stride {p['stride']}"
     yield f"<h2>Protocol {html.escape(p['name'])}</h2>"
     yield table(("", "FVD", ""), rows, caption)
