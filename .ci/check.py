@@ -33,7 +33,7 @@ report = json.loads(Path(f"results/{name}_fvd.json").read_text(encoding="utf-8")
 
 expected = {
     "experiment", "fvd", "protocol", "n", "baselines", "motion", "data", "detector", "checkpoints", "sampling",
-    "versions", "also",
+    "versions", "also", "over_time",
 }  # fmt: skip
 assert expected <= report.keys(), expected - report.keys()
 assert report["experiment"] == name
@@ -43,6 +43,13 @@ assert {"name", "frames", "stride"} <= report["protocol"].keys()
 assert {"floor", "static", "self_static", "noise"} <= report["baselines"].keys()
 assert all(value >= 0 for value in report["baselines"].values())
 assert report["motion"]["samples"] > 0 and report["motion"]["test"] > 0
+for found in (report["over_time"], *([report["motion_only"]["over_time"]] if "motion_only" in report else [])):
+    assert list(found) == ["sharpness", "contrast", "mean", "motion"]
+    assert all(len(ratios) == report["protocol"]["frames"] for ratios in found.values())
+if experiment.metrics.motion_only:
+    apart = report["motion_only"]
+    assert apart["n"] == min(experiment.metrics.motion_only, report["n"], sky.test)
+    assert min(apart[key] for key in ("fvd", "static", "floor")) > 0
 assert report["data"]["source"] == "procedural" and len(report["data"]["sha256"]) == 64
 assert report["data"]["dropped"] == 0
 assert len(report["detector"]["sha256"]) == 64

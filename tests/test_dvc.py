@@ -135,7 +135,7 @@ def test_fresh_clone_without_raw_data_pulls_and_has_nothing_to_do(pushed, tmp_pa
     assert fresh.times().keys() == pushed.times().keys()
     # What was pulled still knows its parameters: a change is seen.
     fresh.replace("params.yaml", "conditioning_noise: 0.05", "conditioning_noise: 0.1")
-    assert fresh.planned(TARGET) == {"train_motion", "sample_smoke", "evaluate"}
+    assert fresh.planned(TARGET) == {"train_motion", "sample_smoke", "given", "evaluate"}
 
 
 def test_pull_blesses_nothing_that_is_missing_or_of_other_data(pushed, tmp_path):

@@ -19,7 +19,7 @@ from vidm.data.video import encode
 from vidm.pinned import SHA256
 
 pytestmark = pytest.mark.pipeline
-WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "evaluate"}
+WHOLE = {"render", "extract", "weights", "train_content", "train_motion", "sample_smoke", "given", "evaluate"}
 TARGET = "results/smoke_fvd.json"
 CHEAP = (" weights", " share", " ablations", " ablation_tables", " tables", " figures:", " pages:")
 
@@ -53,7 +53,7 @@ def test_snakefmt_is_clean():
 def test_every_rule_logs_and_the_costly_ones_are_timed():
     text = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "workflow/rules").glob("*.smk")))
     rules = re.split(r"^ *rule\b", text, flags=re.MULTILINE)[1:]
-    assert len(rules) == 17
+    assert len(rules) == 18
     for rule in rules:
         assert "log:" in rule and "conda:" in rule
         assert ("benchmark:" in rule) is not rule.startswith(CHEAP)
@@ -69,7 +69,7 @@ def test_more_cores_than_the_machine_has_stay_one_job_at_a_time(project):
     said = project.ok("snakemake", "--dry-run", "--cores", "64", TARGET)
     heavy = said.count("threads: 64")
     assert heavy == len(WHOLE) - 1  # all but the download take what is there, so no two run at once
-    assert said.count("gpu=1") == 4
+    assert said.count("gpu=1") == 5
 
 
 def test_bad_facts_stop_it_with_one_line(tmp_path):
@@ -110,6 +110,22 @@ def test_what_can_t_be_measured_is_said_before_it_is_trained(project):
         assert ended.returncode == 1
         assert "metrics.protocols.0: windows of" in ended.stdout and ended.stdout.count("\n") < 6
     assert {"train_content", "sample_brief"} <= project.planned("results/brief/samples/samples.h5")
+
+
+def test_videos_from_real_first_frames_are_made_where_they_are_asked_for(tmp_path):
+    """As many as there are first frames, of the first seed alone; what decides only about frame 0 makes none anew."""
+    project = copy(tmp_path / "given")
+    given = "results/smoke/given/samples.h5"
+    said = project.ok("snakemake", "--dry-run", "--cores", "1", TARGET)
+    assert "--first data/frames/smoke.h5 --most 4 --seed 0 --out results/smoke/given" in said
+    assert f" --given {given} " in said
+    facts = "sampling: {videos: 4, sheet: 4, content_steps: 4"
+    project.replace("params.yaml", facts, f"{facts}, seeds: [7, 8]")
+    assert "--most 4 --seed 7 --out" in project.ok("snakemake", "--dry-run", "--cores", "1", TARGET)
+    project.replace("params.yaml", "metrics: {motion_only: 4}", "metrics: {motion_only: 0}")
+    assert project.planned(TARGET) == WHOLE - {"given"}
+    assert "--given" not in project.ok("snakemake", "--dry-run", "--cores", "1", TARGET)
+    assert project.run("snakemake", "--dry-run", "--cores", "1", given).returncode
 
 
 def test_other_files_are_not_taken_for_an_experiments(project):

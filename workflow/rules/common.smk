@@ -165,6 +165,12 @@ def judges(wildcards):
     return found
 
 
+def from_real_frames(wildcards):
+    """The videos that show the motion network by itself, where they are asked for."""
+    asked = experiment(wildcards).metrics.motion_only
+    return {"given": f"results/{wildcards.experiment}/given/samples.h5"} if asked else {}
+
+
 def own_protocols(wildcards):
     """The facts of the protocols that params.yaml defines and this experiment uses."""
     named = experiment(wildcards).metrics.protocols
@@ -207,11 +213,11 @@ def shown(name):
     return [f"results/{name}/samples/video_{k:03d}.mp4" for k in range(min(sampling.sheet, sampling.videos))]
 
 
-def sampled(name):
-    """What decides about the videos; how many go together, or into how many jobs, does not."""
+def sampled(name, *apart):
+    """What decides about the videos; how many go together, or into how many jobs, does not, nor do those `apart`."""
     facts = FACTS.experiment(name)
     return text(
-        sampling=facts.sampling.model_dump(mode="json", exclude={"group", "shards"}),
+        sampling=facts.sampling.model_dump(mode="json", exclude={"group", "shards", *apart}),
         seed=facts.seed,
         frames=facts.frames,
         model_version=FACTS.model_version,
@@ -224,6 +230,13 @@ def shards(name):
     n = sampling.shards
     folder = f"results/{name}/shards/{sampling.videos}-by-{n}"
     return [f"{folder}/shard_{k}_of_{n}.h5" for k in ["{shard}", *range(1, n + 1)]]
+
+
+def asked_of_given(wildcards):
+    """Of videos from real first frames: no more than there are samples, beside which they are measured."""
+    facts = experiment(wildcards)
+    most = min(facts.metrics.motion_only, facts.sampling.videos)
+    return f"--most {most} --seed {(facts.sampling.seeds or (facts.seed,))[0]}"
 
 
 def training(part):
@@ -243,7 +256,7 @@ wildcard_constraints:
 
 # Files that only a known experiment has, by which it is asked for. Those of MEASURED need its FVD.
 MEASURED = (r"results/([^/]+)_(?:fvd|ablations)\.json", r"results/([^/]+)/(?:report/.+|figures/index\.html)")
-NAMED = (*MEASURED, r"results/([^/]+)/samples/.+", r"models/([^/]+)/.+")
+NAMED = (*MEASURED, r"results/([^/]+)/(?:samples|given)/.+", r"models/([^/]+)/.+")
 
 
 def impossible(words):

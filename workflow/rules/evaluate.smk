@@ -4,6 +4,7 @@
 rule evaluate:
     input:
         unpack(judges),
+        unpack(from_real_frames),
         frames=frames,
         samples="results/{experiment}/samples/samples.h5",
     output:
@@ -37,9 +38,12 @@ rule evaluate:
         inception=lambda wildcards, input: (
             f"--inception {shlex.quote(input.inception)}" if "inception" in input.keys() else ""
         ),
+        given=lambda wildcards, input: (
+            f"--given {shlex.quote(input.given)}" if "given" in input.keys() else ""
+        ),
     shell:
         "vidm evaluate {wildcards.experiment} --frames {input.frames:q} --samples {input.samples:q}"
-        " --detector {input.detector:q} {params.inception} --out {output.fvd:q}"
+        " {params.given} --detector {input.detector:q} {params.inception} --out {output.fvd:q}"
         " --nearest {output.nearest:q} 2>&1 | tee {log:q}"
 
 

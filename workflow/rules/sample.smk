@@ -95,3 +95,41 @@ for name in FACTS.every:
                 folder=lambda wildcards, output: os.path.dirname(output.samples),
             shell:
                 "vidm gather {params.experiment} {input:q} --out {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule given:
+    """Videos from real first frames: what the motion network makes by itself, for metrics.motion_only.
+
+    The mp4s are no outputs: where there are few test clips, there are fewer than the sheet may show."""
+    input:
+        frames=frames,
+        motion="models/{experiment}/motion.safetensors",
+    output:
+        samples="results/{experiment}/given/samples.h5",
+        sheet=report(
+            "results/{experiment}/given/contact_sheet.png",
+            category="Samples",
+            caption="../report/given.rst",
+            labels={"experiment": "{experiment}", "what": "frames after real first ones"},
+        ),
+        preview="results/{experiment}/given/preview.webp",
+    log:
+        "logs/given/{experiment}.log",
+    benchmark:
+        "logs/benchmarks/given/{experiment}.tsv"
+    wildcard_constraints:
+        experiment="|".join(name for name, facts in FACTS.every.items() if facts.metrics.motion_only),
+    conda:
+        "../../environment.yml"
+    threads: cores
+    resources:
+        gpu=1,
+    params:
+        facts=lambda wildcards: sampled(
+            wildcards.experiment, "videos", "seeds", "content_steps", "content_sampler"
+        ),
+        asked=asked_of_given,
+        folder=lambda wildcards, output: os.path.dirname(output.samples),
+    shell:
+        "vidm sample {wildcards.experiment} --motion {input.motion:q} --first {input.frames:q} {params.asked}"
+        " --out {params.folder:q} 2>&1 | tee {log:q}"
