@@ -18,14 +18,15 @@ from vidm.errors import InputError
 pytestmark = pytest.mark.pipeline
 # Snakemake fetches the scripts of its page where it lacks them; nobody listens at this port.
 NOWHERE = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+PICTURES = {"frames", "frames after real first ones", "nearest training clips"}  # of the samples
 SHOWN = {
     "Facts": {"parameters, versions, run times"},
     "Figures": {
         *("filmstrips", "same_content", "long_strip", "latent_flow", "latent_components", "posgn_maps"),
-        *("loss_curves", "fvd", "fvd_against_n"),
+        *("loss_curves", "fvd", "fvd_against_n", "over_time"),
     },
     "Metrics": {"numbers", "report, JSON", "the paper's tables"},
-    "Samples": {"frames", "nearest training clips", "videos"},
+    "Samples": {*PICTURES, "videos"},
 }
 GREY = """(image => {
     const canvas = new OffscreenCanvas(64, 64), context = canvas.getContext("2d");
@@ -54,7 +55,7 @@ def smoke(tmp_path_factory) -> Project:
 def test_figures_of_an_experiment(smoke):
     results = smoke.folder / "results/smoke"
     pictures = sorted(p for p in (results / "figures").glob("*.png") if p.with_suffix(".svg").exists())
-    assert len(pictures) == 9
+    assert len(pictures) == 10
     for path in pictures:
         grey = np.asarray(Image.open(path).convert("L"), float)
         assert grey.std() > 5 and grey.shape[1] > 600, f"{path.name}: blank or small"
@@ -72,7 +73,7 @@ def test_figures_of_an_experiment(smoke):
 def test_the_page_needs_no_other_file(smoke):
     page = (smoke.folder / "results/smoke/figures/index.html").read_text(encoding="utf-8")
     sources = re.findall(r'src="([^"]*)"', page)
-    assert len(sources) == 9 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 10 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
     for link in re.findall(r'href="([^"]*)"', page):
         assert (smoke.folder / "results/smoke/figures" / link).is_file(), link
@@ -138,7 +139,7 @@ def test_everything_is_there_with_a_caption_and_no_picture_is_blank(report):
                 link = f"document.querySelectorAll('nav tbody tr')[{k}].querySelector('a[download]').href"
                 text = page.run(f"fetch({link}).then(answer => answer.text())")
                 assert text == (report.project.folder / "results/smoke_fvd.json").read_text(encoding="utf-8")
-            elif category == "Figures" or word in ("frames", "nearest training clips"):
+            elif category == "Figures" or word in PICTURES:
                 report.look(k)
                 picture = "document.querySelector('#app > div > div img')"
                 page.until(f"{picture}?.complete && {picture}.naturalWidth > 100")
@@ -148,7 +149,7 @@ def test_everything_is_there_with_a_caption_and_no_picture_is_blank(report):
                 report.look(k)
                 page.until("document.readyState == 'complete' && document.querySelector('h1')", frame=True)
                 assert page.run("document.querySelector('table, video') != null", frame=True)
-    assert pictures == 11
+    assert pictures == 13
 
 
 def test_videos_play(report):
@@ -168,7 +169,7 @@ def test_numbers_and_facts_are_the_reports(report):
     folder = report.project.folder
     said = json.loads((folder / "results/smoke_fvd.json").read_text(encoding="utf-8"))
     numbers = (folder / "results/smoke/report/numbers.html").read_text(encoding="utf-8")
-    for value in (said["fvd"], *said["baselines"].values()):
+    for value in (said["fvd"], *said["baselines"].values(), said["motion_only"]["fvd"]):
         assert f'<td class="number">{value:.2f}</td>' in numbers
     facts = (folder / "results/smoke/report/facts.html").read_text(encoding="utf-8")
     for part in ("data", "detector"):

@@ -16,6 +16,7 @@ FIGURES = {
         "loss_curves": "The loss of both networks over training.",
         "fvd": "FVD of the samples, and the baselines that it can be read against.",
         "fvd_against_n": "How the FVD depends on the number of videos.",
+        "over_time": "Sharpness, contrast, mean and motion of each frame over those of the test clips.",
     },
     "ablations": {
         "ablation_strips": "Video 0 of each row of the ablations (Fig. 3c).",
