@@ -391,7 +391,7 @@ def test_what_is_unlike_the_paper():
         "motion.diffusion.levels_mean: 0.7",
         "motion.diffusion.levels_std: 1.0",
         "sampling.sigma_max: 20.0",
-        "sampling.sigma_min: 0.5",
+        "sampling.sigma_min: 1.0",
     ]
     assert config.unlike_paper(params.experiment("clevrer256-official")) == [
         "motion.residual: 'features-n'",

@@ -178,7 +178,7 @@ def test_numbers_and_facts_are_the_reports(report):
         assert f"<td>{value}</td>" in facts
     for rule in ("render", "extract", "train_content", "train_motion", "sample", "evaluate", "figures_latents"):
         assert re.search(rf"<td>{rule}</td><td>\d+:\d\d:\d\d</td>", facts), f"no run time of {rule}"
-    assert "sigma_min: 0.5" in facts and "content_steps: 4" in facts
+    assert "sigma_min: 1.0" in facts and "content_steps: 4" in facts
 
 
 def test_a_second_one_runs_nothing(report):
