@@ -173,6 +173,9 @@ def training_batch(e: Experiment, part: str, size: int, count: int, b: Bench) ->
     if part == "motion":
         batch["n"] = torch.randint(1, e.frames, (count,), generator=rng)
         batch["level"] = torch.rand(count, generator=rng)
+        if e.motion.target == "warped-difference":
+            shape = (count, e.motion.velocity_frames, 3, size, size)
+            batch["history"] = torch.randn(shape, generator=rng).clamp(-1, 1)
     return {name: value.to(b.device) for name, value in batch.items()}
 
 

@@ -110,8 +110,9 @@ class Flow:
     Root mean square in grey levels against UniPC with LIMIT steps. Only for samplers without noise of their own.
     """
 
-    def __init__(self, predict, diffusion: config.Diffusion, clip: bool, noise: torch.Tensor) -> None:
+    def __init__(self, predict, diffusion: config.Diffusion, clip: bool, noise: torch.Tensor, bounded: bool) -> None:
         self.predict, self.diffusion, self.clip, self.noise = predict, diffusion, clip, noise
+        self.bounded = bounded
 
     @cached_property
     def end(self) -> torch.Tensor:
@@ -119,7 +120,8 @@ class Flow:
 
     @torch.inference_mode()
     def sampled(self, name: str, steps: int) -> torch.Tensor:
-        return Sampler(self.diffusion, name, steps, 0.0, self.clip)(self.predict, self.noise)
+        sampler = Sampler(self.diffusion, name, steps, 0.0, self.clip, bounded=self.bounded)
+        return sampler(self.predict, self.noise)
 
     def __call__(self, name: str, steps: int) -> float:
         return float((self.sampled(name, steps) - self.end).square().mean().sqrt() * 127.5)
@@ -131,7 +133,9 @@ def flows(parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> dict[st
     content, network = parts
     noises = [VideoNoise(0, k, network.size, 0.0) for k in range(len(clips))]
     first, previous = (as_images(clips[:, k], torch.device("cpu")) for k in (0, n - 1))
-    where, z = torch.tensor([n]), network.conditions(first, previous, torch.tensor([n])).code
+    where, gap = torch.tensor([n]), min(network.back, n - 1)
+    back = as_images(clips[:, n - 1 - gap], torch.device("cpu"))
+    z = network.conditions(first, previous, where, back, torch.tensor([gap])).code
 
     def motion_of(x_t, t):
         return network.predict(x_t, t, where, z, network.residual_of(first, t, where))
@@ -141,7 +145,10 @@ def flows(parts, e: config.Experiment, clips: np.ndarray, n: int = 8) -> dict[st
         "motion": stacked([v.motion(n, 0) for v in noises], torch.device("cpu")),
     }
     calls = {"content": (content, content.facts), "motion": (motion_of, network.facts)}
-    return {part: Flow(f, facts.diffusion, e.sampling.clip, noise[part]) for part, (f, facts) in calls.items()}
+    whole = {"content": True, "motion": network.facts.target == "frame"}
+    return {
+        part: Flow(f, facts.diffusion, e.sampling.clip, noise[part], whole[part]) for part, (f, facts) in calls.items()
+    }
 
 
 def networks(name: str):

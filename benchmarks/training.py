@@ -80,7 +80,7 @@ def measure(e, part: str, store: FrameStore, device: torch.device, arguments: ar
         source, loss = FrameDraw(store, levels=diffusion.steps), content_loss(diffusion, Schedule(diffusion))
     else:
         source, loss = (
-            TripletDraw(store, frames=e.frames, levels=diffusion.steps),
+            TripletDraw(store, e.frames, levels=diffusion.steps, history=facts.velocity_frames),
             motion_loss(facts, Schedule(diffusion)),
         )
     source.load()

@@ -63,6 +63,7 @@ def batch_of(e: config.Experiment, part: str, classes: int) -> dict[str, torch.T
     images = ("frame", "noise", "first", "previous", "target", "previous_noise")
     batch = {name: torch.zeros(2, 3, SIZE, SIZE) for name in images} | {"level": torch.zeros(2)}
     batch |= {"t": torch.tensor([3, 9]), "n": torch.tensor([1, 2])} | ({"cls": torch.tensor([0, 1])} if classes else {})
+    batch["history"] = torch.zeros(2, e.motion.velocity_frames, 3, SIZE, SIZE)
     return {name: value.to(META) for name, value in batch.items()}
 
 
