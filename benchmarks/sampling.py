@@ -24,9 +24,9 @@ import torch
 from vidm import config, machine
 from vidm.data.store import FrameStore
 from vidm.diffusion.samplers import Sampler
-from vidm.metrics import clipset, frechet, sources
+from vidm.metrics import clipset, frechet, over_time, sources
 from vidm.metrics import protocol as protocols
-from vidm.metrics.features import Logits, motion
+from vidm.metrics.features import Logits
 from vidm.metrics.i3d import load_i3d
 from vidm.models import trained
 from vidm.sampling.noise import VideoNoise, stacked
@@ -101,7 +101,8 @@ class Judge:
 
     def __call__(self, clips: np.ndarray) -> dict[str, float]:
         value = frechet.distance(self.real, self.features(clips), self.rules.ddof, self.rules.root)
-        return {"fvd": float(value), "motion": float(np.mean([motion(c) for c in clips]))}
+        frames = torch.stack([over_time.of_clip(torch.from_numpy(clip)) for clip in clips])
+        return {"fvd": float(value), "motion": over_time.motion(frames.numpy())}
 
 
 class Flow:

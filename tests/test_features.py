@@ -8,11 +8,17 @@ import torch
 
 from vidm.metrics import sources
 from vidm.metrics.clipset import cut
-from vidm.metrics.features import Job, Logits, Motion, Series, look_up, one_pass
+from vidm.metrics.features import Job, Logits, Series, look_up, one_pass
 from vidm.metrics.kept import Kept
+from vidm.metrics.over_time import OverTime
 from vidm.metrics.protocol import find, preprocess
 
 STYLEGANV = find("styleganv")
+
+
+def plain() -> Series:
+    """One without a network."""
+    return OverTime(STYLEGANV.frames, torch.device("cpu"))
 
 
 class Window(np.ndarray):
@@ -68,12 +74,12 @@ def test_what_is_kept_is_found_by_windows_and_series_only(tmp_path):
     clips = watched(6, [])
 
     def job(rows, series=None):
-        return Job(clips, rows, series or Motion())
+        return Job(clips, rows, series or plain())
 
     one_pass([job([0, 1])], tmp_path, lambda cost, note: None)
     again, others = (
         job([0, 1]),
-        [job([1, 0]), job([0, 2]), job([0, 1], First(())), Job(clips, [0, 1], Motion(), "cuda")],
+        [job([1, 0]), job([0, 2]), job([0, 1], First(())), Job(clips, [0, 1], plain(), "cuda")],
     )
     look_up([again, *others], tmp_path)
     assert again.result is not None and all(other.result is None for other in others)
@@ -125,6 +131,6 @@ def test_an_error_while_reading_is_the_passes():
         raise OSError("gone")
 
     clips = [sources.Clip(0, 16, "0" * 64, "a", (2, 2))]
-    job = Job(cut(sources.made("a", "array", clips, read, ""), STYLEGANV), [0], Motion())
+    job = Job(cut(sources.made("a", "array", clips, read, ""), STYLEGANV), [0], plain())
     with pytest.raises(OSError, match="gone"):
         one_pass([job], None, lambda cost, note: None)
