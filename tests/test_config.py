@@ -382,7 +382,6 @@ def test_what_is_unlike_the_paper():
         "motion.previous: true",
         "motion.spynet_finetuned: false",
         "motion.target: 'warped-difference'",
-        "motion.first_share: 0.3",
         "motion.conditioning_noise: 0.05",
         "motion.diffusion.prediction: 'x0'",
         "motion.diffusion.scaled_input: true",

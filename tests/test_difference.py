@@ -287,6 +287,29 @@ SWITCHES = [
     {"target": "warped-difference", "spynet": "procedural", "spynet_finetuned": False, "own_outputs": {"share": 0.9}},
     {"own_outputs": {"share": 1.0, "start": 0.0, "frames": 3, "steps": 1}},
 ]
+# Each of these alone must change what is trained: a switch that does not reach the training says nothing.
+ALONE = [
+    {"target": "difference"},
+    {"target": "warped-difference", "spynet": "procedural", "velocity_frames": 1},
+    {"first_share": 1.0},
+    {"conditioning_noise": 0.5},
+    {"own_outputs": {"share": 1.0, "start": 0.0}},
+    {"diffusion": {"levels": "log-normal"}},
+    {"diffusion": {"scaled_input": True}},
+]
+
+
+@pytest.mark.parametrize("switches", ALONE, ids=str)
+def test_every_switch_reaches_the_training(switches, params, store, tmp_path):
+    facts = params.experiment("dots")
+    bytes_of = {}
+    for name, over in (("plain", {}), ("switched", switches)):
+        one = facts.model_copy(update={"motion": Motion.model_validate(facts.motion.model_dump() | over)})
+        given, file = params.model_copy(update={"experiments": {"dots": one}}), tmp_path / name / "motion.safetensors"
+        motion.train(given, "dots", store, file, tmp_path / name / "runs")
+        made, _ = trained.load(file, "motion", torch.device("cpu"))
+        bytes_of[name] = b"".join(p.detach().numpy().tobytes() for p in made.unet.parameters())
+    assert bytes_of["plain"] != bytes_of["switched"]
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)

@@ -95,9 +95,8 @@ def train(
     def draw(store):
         back = motion.velocity_frames if motion.target == "warped-difference" else 0
         history = back + (own.frames if own else 0)
-        return TripletDraw(
-            store, e.frames, flip=training.flip, seed=e.seed, levels=levels_of(diffusion), history=history, own=own
-        )
+        drawn = {"levels": levels_of(diffusion), "first_share": motion.first_share, "history": history, "own": own}
+        return TripletDraw(store, e.frames, flip=training.flip, seed=e.seed, **drawn)
 
     def start(network, source) -> None:
         if pretrained is not None:
